@@ -1,0 +1,34 @@
+"""Labels and tags: pure, and the single source of both."""
+
+from __future__ import annotations
+
+APP = "model-endpoint"
+
+
+def selector(release: str) -> dict[str, str]:
+    """The immutable pair of labels that selects the pods of one `release` (the component's name)."""
+    return {"app.kubernetes.io/name": APP, "app.kubernetes.io/instance": release}
+
+
+def labels(release: str, *, stack: str, version: str = "") -> dict[str, str]:
+    """Every Kubernetes object's labels; a superset of `selector(release)`.
+
+    `version` is the model's version and left out when empty (a prebuilt image has none).
+    """
+    found = {
+        **selector(release),
+        "app.kubernetes.io/managed-by": "pulumi",
+        "app.kubernetes.io/part-of": f"{APP}-{stack}",
+    }
+    return {**found, "app.kubernetes.io/version": version} if version else found
+
+
+def tags(*, project: str, stack: str, owner: str, cost_center: str) -> dict[str, str]:
+    """Every AWS resource's tags, so that a bill can be read by stack, owner and cost centre."""
+    return {
+        "project": project,
+        "stack": stack,
+        "owner": owner,
+        "cost-center": cost_center,
+        "managed-by": "pulumi",
+    }
