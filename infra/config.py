@@ -1,0 +1,320 @@
+"""Reads the stack's config once, before any resource, and refuses it as a whole when anything is wrong.
+
+All problems are reported in one error, each with key, value, rule and the command that mends it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any, cast, get_args, get_type_hints
+
+import pulumi
+import yaml
+from pulumi.runtime import config as runtime_config
+
+from infra.settings import Group, Rule, Secret, Settings, Target
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One wrong key."""
+
+    key: str
+    value: str
+    rule: str
+    command: str
+
+    def __str__(self) -> str:
+        return f"  {self.key} = {self.value}\n    {self.rule}\n    {self.command}"
+
+
+class ConfigError(pulumi.RunError):
+    """The configuration is refused; `problems` lists everything that is wrong with it."""
+
+    def __init__(self, stack: str, problems: list[Problem]) -> None:
+        self.problems = problems
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__(
+            f"{count} in the configuration of stack {stack}; nothing was changed:\n\n" + "\n\n".join(map(str, problems))
+        )
+
+
+GROUPS: Mapping[str, type[Group]] = {
+    name: kind for name, kind in get_type_hints(Settings).items() if isinstance(kind, type) and issubclass(kind, Group)
+}
+"""The fields of `Settings` that are groups of keys."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One config key: where it goes, what it must be, what it is by default."""
+
+    name: str
+    kind: Any
+    rule: Rule
+    targets: frozenset[Target]
+    default: Any
+    description: str
+
+    @property
+    def secret(self) -> bool:
+        return self.kind == Secret | None
+
+    def parse(self, text: str) -> Any:
+        """The typed value of the engine's `text`; raises ValueError where it is not what the rule says."""
+        value = _parse(self.kind, text)
+        if value is not None and not self.rule.holds(text if self.secret else value):
+            raise ValueError(text)
+        return value
+
+
+def _parse(kind: Any, text: str) -> Any:
+    if kind == Secret | None:
+        return Secret(text) if text else None
+    if kind == str | None:
+        return text or None
+    if kind is str:
+        return text
+    if kind is int:
+        return int(text)
+    if kind is bool:
+        return ("false", "true").index(text) == 1
+    if kind == tuple[str, ...]:
+        items = json.loads(text)
+        if not isinstance(items, list) or not all(isinstance(item, str) for item in cast(list[Any], items)):
+            raise ValueError(text)
+        return tuple(cast(list[str], items))
+    if text not in get_args(kind):
+        raise ValueError(text)
+    return text
+
+
+def _camel(name: str) -> str:
+    head, *tail = name.split("_")
+    return head + "".join(part.capitalize() for part in tail)
+
+
+@cache
+def catalog(project_file: Path) -> dict[str, Key]:
+    """Every key by its name: types and rules from the groups, defaults and descriptions from `project_file`.
+
+    Raises KeyError when a field is not described there: the two must agree.
+    """
+    described = yaml.safe_load(project_file.read_text())["config"]
+    keys: dict[str, Key] = {}
+    for group in GROUPS.values():
+        for name, hint in get_type_hints(group, include_extras=True).items():
+            if name == "targets":
+                continue
+            kind, rule = get_args(hint)
+            key = _camel(name)
+            entry = described[key]
+            keys[key] = Key(key, kind, rule, group.targets, _parse(kind, _text(entry["default"])), entry["description"])
+    return keys
+
+
+def _text(value: Any) -> str:
+    """A YAML value as the engine hands it to the program."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def read(
+    raw: Mapping[str, str], secrets: Set[str], *, project: str, stack: str, region: str | None, root: Path
+) -> Settings:
+    """Settings from `raw`, the project's config as text by key (missing keys take their default).
+
+    `secrets` names the keys that were set with --secret; `root` is the project's folder. Raises ConfigError.
+    """
+    keys = catalog(root / "Pulumi.yaml")
+    values: dict[str, Any] = {name: key.default for name, key in keys.items()}
+    problems: list[Problem] = []
+    for name, text in raw.items():
+        if name not in keys:
+            near = get_close_matches(name, keys, n=1)
+            hint = f"unknown key; did you mean {near[0]}?" if near else "unknown key"
+            problems.append(Problem(name, _shown(text), hint, f"pulumi config rm {name}"))
+            continue
+        key = keys[name]
+        try:
+            values[name] = key.parse(text)
+        except ValueError:
+            problems.append(
+                Problem(name, "[hidden]" if key.secret else _shown(text), f"must be {key.rule.text}", _set(key))
+            )
+        if key.secret and text and name not in secrets:
+            problems.append(Problem(name, "[hidden]", "is a secret in plain text", _set(key)))
+    if not any(problem.key == "target" for problem in problems):
+        broken = {problem.key for problem in problems}
+        later = [*_strangers(keys, values), *_contradictions(values, secrets, region)]
+        problems += [problem for problem in later if problem.key not in broken]
+    if problems:
+        raise ConfigError(stack, problems)
+    groups = {name: _group(kind, values) for name, kind in GROUPS.items()}
+    return Settings(project=project, stack=stack, region=region, **groups)
+
+
+def load(root: Path) -> Settings:
+    """Settings of the running Pulumi program; `root` is the project's folder. Raises ConfigError."""
+    project = pulumi.get_project()
+    prefix = f"{project}:"
+    config = runtime_config.CONFIG.get()
+    raw = {key.removeprefix(prefix): value for key, value in config.items() if key.startswith(prefix)}
+    secrets = {name for name in raw if runtime_config.is_config_secret(prefix + name)}
+    region = pulumi.Config("aws").get("region")
+    return read(raw, secrets, project=project, stack=pulumi.get_stack(), region=region, root=root)
+
+
+def _group(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    return kind(**{each.name: values[_camel(each.name)] for each in fields(kind)})
+
+
+def _shown(text: str) -> str:
+    """`text` for a message: quoted, and short."""
+    return json.dumps(text if len(text) <= 60 else text[:57] + "...")
+
+
+def _set(key: Key) -> str:
+    return f"pulumi config set {'--secret ' if key.secret else ''}{key.name} {key.rule.example}"
+
+
+def _strangers(keys: Mapping[str, Key], values: Mapping[str, Any]) -> list[Problem]:
+    """Keys that were set although the target does not use them."""
+    target = values["target"]
+    return [
+        Problem(
+            name,
+            "[hidden]" if key.secret else _shown(str(values[name])),
+            f"is a key of target {' or '.join(sorted(key.targets))}; this stack's target is {target}",
+            f"pulumi config rm {name}",
+        )
+        for name, key in keys.items()
+        if target not in key.targets and values[name] != key.default
+    ]
+
+
+def _contradictions(values: Mapping[str, Any], secrets: Set[str], region: str | None) -> list[Problem]:
+    """What no single key shows: keys that do not go together, and what a target cannot do without."""
+    checks = {
+        "local": [],
+        "kubernetes": [*_workload_checks(values), *_existing_checks(values, secrets)],
+        "eks": [*_workload_checks(values), *_eks_checks(values, region)],
+    }[values["target"]]
+    return [
+        Problem(key, _shown(str(values.get(key, ""))), rule, command) for wrong, key, rule, command in checks if wrong
+    ]
+
+
+Check = tuple[bool, str, str, str]
+"""Is it wrong, which key, which rule, which command mends it."""
+
+
+def _workload_checks(values: Mapping[str, Any]) -> list[Check]:
+    replicas, most = values["replicas"], values["maxReplicas"]
+    return [
+        (
+            replicas > most,
+            "replicas",
+            f"must not exceed maxReplicas, {most}",
+            f"pulumi config set maxReplicas {replicas}",
+        ),
+        (
+            bool(values["image"] and values["baseImage"]),
+            "baseImage",
+            "has no effect on a prebuilt image",
+            "pulumi config rm baseImage",
+        ),
+    ]
+
+
+def _existing_checks(values: Mapping[str, Any], secrets: Set[str]) -> list[Check]:
+    repository, user, password = values["repository"], values["registryUsername"], values["registryPassword"]
+    kubeconfig = values["kubeconfig"] or ""
+    return [
+        (
+            not repository and not values["image"],
+            "repository",
+            "must be set: the image is pushed there (or name a prebuilt one with `image`)",
+            "pulumi config set repository registry.example.com/team/model",
+        ),
+        (
+            bool(user) and not password,
+            "registryPassword",
+            "must be set, since registryUsername is",
+            "pulumi config set --secret registryPassword <password>",
+        ),
+        (
+            bool(password) and not user,
+            "registryUsername",
+            "must be set, since registryPassword is",
+            "pulumi config set registryUsername <user>",
+        ),
+        (
+            "\n" in kubeconfig and "kubeconfig" not in secrets,
+            "kubeconfig",
+            "is a secret in plain text",
+            "pulumi config set --secret kubeconfig <text>",
+        ),
+    ]
+
+
+def _eks_checks(values: Mapping[str, Any], region: str | None) -> list[Check]:
+    vpc, private, public = values["vpcId"], values["privateSubnetIds"], values["publicSubnetIds"]
+    domain, zone = values["domain"], values["hostedZone"]
+    return [
+        (
+            not region,
+            "aws:region",
+            "must be set: where everything is made",
+            "pulumi config set aws:region us-east-1",
+        ),
+        *[
+            (
+                not values[key],
+                key,
+                "must be set: it tags every AWS resource",
+                f"pulumi config set {key} <name>",
+            )
+            for key in ("owner", "costCenter")
+        ],
+        (
+            not values["publicAccessCidrs"] and not vpc,
+            "publicAccessCidrs",
+            "must name your own address: nobody could reach the API server of a new VPC from outside",
+            """pulumi config set --path 'publicAccessCidrs[0]' <your address>/32""",
+        ),
+        (
+            bool(vpc) and len(private) < 2,
+            "privateSubnetIds",
+            "must name at least two subnets in different zones, since vpcId is set",
+            """pulumi config set --path 'privateSubnetIds[0]' subnet-0123456789abcdef0""",
+        ),
+        (
+            bool(private or public) and not vpc,
+            "vpcId",
+            "must be set, since subnets are named",
+            "pulumi config set vpcId vpc-0123456789abcdef0",
+        ),
+        (
+            bool(zone) and not domain,
+            "hostedZone",
+            "has no effect without domain",
+            "pulumi config rm hostedZone",
+        ),
+        (
+            bool(domain and zone) and not f".{domain}".endswith(f".{zone}"),
+            "hostedZone",
+            f"must hold the domain {domain}",
+            "pulumi config rm hostedZone",
+        ),
+        (
+            bool(domain) and values["servicePort"] not in (80, 443),
+            "servicePort",
+            "has no effect with a domain: the listener is 443",
+            "pulumi config rm servicePort",
+        ),
+    ]

@@ -1,0 +1,179 @@
+"""The configuration is read as a whole, typed, and refused as a whole."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from infra.config import ConfigError, catalog, read
+from infra.settings import Secret, Settings
+
+ROOT = Path(__file__).parents[2]
+EKS = {"target": "eks", "owner": "ml-team", "costCenter": "experiments", "publicAccessCidrs": '["203.0.113.7/32"]'}
+KUBERNETES = {"target": "kubernetes", "repository": "registry.example.com/team/model"}
+KEY = "0123456789abcdef"
+
+
+def settings(raw: dict[str, str], secrets: set[str] | None = None, region: str | None = "us-east-1") -> Settings:
+    return read(raw, secrets or set(), project="model-endpoint", stack="dev", region=region, root=ROOT)
+
+
+def problems(raw: dict[str, str], secrets: set[str] | None = None, **more: Any) -> dict[str, tuple[str, str, str]]:
+    with pytest.raises(ConfigError) as caught:
+        settings(raw, secrets, **more)
+    return {each.key: (each.value, each.rule, each.command) for each in caught.value.problems}
+
+
+def test_defaults_are_a_working_local_stack() -> None:
+    found = settings({})
+    assert found.common.target == "local"
+    assert found.common.api_key is None
+    assert found.local.port == 0
+    assert found.service.replicas == 3
+    assert found.network.private_subnet_ids == ()
+
+
+def test_values_arrive_typed_and_frozen() -> None:
+    found = settings({**EKS, "maxReplicas": "30", "spot": "true", "instanceFamilies": '["c7i", "m7i"]'})
+    assert found.service.max_replicas == 30
+    assert found.cluster.spot is True
+    assert found.cluster.instance_families == ("c7i", "m7i")
+    with pytest.raises(AttributeError):
+        found.service.replicas = 1  # type: ignore[misc]
+
+
+def test_a_key_in_two_groups_reaches_both() -> None:
+    found = settings({**EKS, "protect": "true", "logRetentionDays": "365"})
+    assert found.cluster.protect
+    assert found.registry.protect
+    assert found.cluster.log_retention_days == found.network.log_retention_days == 365
+
+
+def test_every_key_in_pulumi_yaml_is_a_field_and_every_default_keeps_its_rule() -> None:
+    import yaml
+
+    described = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["config"]
+    keys = catalog(ROOT / "Pulumi.yaml")
+    assert set(described) == set(keys)
+    required = {"owner", "costCenter"}
+    for name, key in keys.items():
+        if name not in required and key.default is not None and not key.secret:
+            assert key.rule.holds(key.default), name
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("replicas", "0", "must be a whole number from 1 to 1000"),
+        ("replicas", "three", "must be a whole number"),
+        ("maxReplicas", "3.5", "must be a whole number"),
+        ("spot", "yes", "must be true or false"),
+        ("sourceRanges", '"203.0.113.7/32"', "must be a list of CIDRs"),
+        ("sourceRanges", '["203.0.113.7"]', "must be a list of CIDRs"),
+        ("sourceRanges", '["203.0.113.7/24"]', "must be a list of CIDRs"),
+        ("publicAccessCidrs", '["0.0.0.0/0"]', "never the whole internet"),
+        ("architecture", "riscv", "must be amd64 or arm64"),
+        ("cpu", "0m", "must be a CPU quantity above zero"),
+        ("memory", "512M", "must be a memory quantity in Mi or Gi"),
+        ("image", "team/model:latest", "must be an image by digest"),
+        ("vpcCidr", "8.8.0.0/16", "must be a private IPv4 CIDR"),
+        ("logRetentionDays", "8", "must be one of CloudWatch's retentions"),
+        ("domain", "Predict.example.com", "must be a host name"),
+        ("example", "[1, 2, 3]", "must be a JSON object"),
+        ("readinessPath", "healthz", "must be a path that starts with /"),
+        ("endpointTimeoutSeconds", "5", "must be a whole number of seconds"),
+        ("kubernetesVersion", "1.34.2", "must be a minor version"),
+    ],
+)
+def test_a_wrong_value_names_key_value_rule_and_command(key: str, value: str, rule: str) -> None:
+    found = problems({**EKS, key: value})
+    assert set(found) == {key}
+    shown, said, command = found[key]
+    assert shown.strip('"').replace("\\", "") == value.strip('"') or value in shown.replace('\\"', '"')
+    assert rule in said
+    assert command.startswith(f"pulumi config set {key} ")
+
+
+def test_all_problems_come_in_one_error() -> None:
+    found = problems({**EKS, "replicas": "x", "replicsa": "3", "port": "8080", "memory": "lots", "apiKey": KEY})
+    assert set(found) == {"replicas", "replicsa", "port", "memory", "apiKey"}
+    with pytest.raises(ConfigError, match=r"5 problems in the configuration of stack dev; nothing was changed"):
+        settings({**EKS, "replicas": "x", "replicsa": "3", "port": "8080", "memory": "lots", "apiKey": KEY})
+
+
+def test_an_unknown_key_suggests_the_near_one() -> None:
+    _, rule, command = problems({"replicsa": "3"})["replicsa"]
+    assert rule == "unknown key; did you mean replicas?"
+    assert command == "pulumi config rm replicsa"
+
+
+def test_a_key_of_another_target_is_refused_unless_it_is_the_default() -> None:
+    _, rule, command = problems({"replicas": "5"})["replicas"]
+    assert rule == "is a key of target eks or kubernetes; this stack's target is local"
+    assert command == "pulumi config rm replicas"
+    assert settings({"replicas": "3"}).common.target == "local"
+
+
+def test_a_wrong_target_hides_no_follow_up_noise() -> None:
+    assert set(problems({**EKS, "target": "gke"})) == {"target"}
+
+
+def test_a_secret_in_plain_text_is_refused_and_never_shown() -> None:
+    with pytest.raises(ConfigError) as caught:
+        settings({"apiKey": KEY})
+    assert KEY not in str(caught.value)
+    assert "pulumi config set --secret apiKey" in str(caught.value)
+    assert settings({"apiKey": KEY}, {"apiKey"}).common.api_key == Secret(KEY)
+
+
+def test_a_weak_api_key_is_refused_and_never_shown() -> None:
+    with pytest.raises(ConfigError) as caught:
+        settings({"apiKey": "short"}, {"apiKey"})
+    assert "short" not in str(caught.value)
+
+
+def test_a_secret_hides_itself() -> None:
+    assert KEY not in repr(settings({"apiKey": KEY}, {"apiKey"}))
+
+
+@pytest.mark.parametrize(
+    ("raw", "key", "rule"),
+    [
+        ({**EKS, "replicas": "20"}, "replicas", "must not exceed maxReplicas, 10"),
+        ({**EKS, "publicAccessCidrs": "[]"}, "publicAccessCidrs", "must name your own address"),
+        ({**EKS, "vpcId": "vpc-0123456789abcdef0"}, "privateSubnetIds", "at least two subnets"),
+        ({**EKS, "privateSubnetIds": '["subnet-0123456789abcdef0"]'}, "vpcId", "must be set, since subnets are named"),
+        ({**EKS, "hostedZone": "example.com"}, "hostedZone", "has no effect without domain"),
+        ({**EKS, "domain": "a.example.org", "hostedZone": "example.com"}, "hostedZone", "must hold the domain"),
+        ({**EKS, "domain": "a.example.org", "servicePort": "8080"}, "servicePort", "the listener is 443"),
+        ({"target": "eks", "costCenter": "x", "vpcId": "vpc-01234567"}, "owner", "must be set"),
+        ({"target": "kubernetes"}, "repository", "must be set"),
+        ({**KUBERNETES, "registryUsername": "robot"}, "registryPassword", "since registryUsername is"),
+        ({**KUBERNETES, "kubeconfig": "apiVersion: v1\nkind: Config"}, "kubeconfig", "is a secret in plain text"),
+        ({**KUBERNETES, "image": "m@sha256:" + "0" * 64, "baseImage": "b@sha256:" + "0" * 64}, "baseImage", "no effect"),
+    ],
+)
+def test_keys_that_do_not_go_together(raw: dict[str, str], key: str, rule: str) -> None:
+    assert rule in problems(raw)[key][1]
+
+
+def test_a_registry_password_without_a_user_name_is_refused() -> None:
+    found = problems({**KUBERNETES, "registryPassword": "hunter2"}, {"registryPassword"})
+    assert set(found) == {"registryUsername"}
+
+
+def test_eks_needs_a_region() -> None:
+    assert set(problems(EKS, region=None)) == {"aws:region"}
+
+
+@pytest.mark.parametrize("stack", ["dev", "prod"])
+def test_the_shipped_stacks_ask_only_for_the_callers_own_address(stack: str) -> None:
+    import yaml
+
+    given = yaml.safe_load((ROOT / f"Pulumi.{stack}.yaml").read_text())["config"]
+    raw = {
+        key.removeprefix("model-endpoint:"): value if isinstance(value, str) else str(value).lower()
+        for key, value in given.items()
+        if key.startswith("model-endpoint:")
+    }
+    assert set(problems(raw)) == {"publicAccessCidrs"}
+    assert settings({**raw, "publicAccessCidrs": '["203.0.113.7/32"]'}).common.target == "eks"
