@@ -1,0 +1,257 @@
+"""Cluster: EKS Auto Mode, guarded and logged, with a pool of nodes for the model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_aws as aws
+import pulumi_eks as eks
+import pulumi_kubernetes as k8s
+
+from infra.settings import Architecture, ClusterSettings
+
+LOG_TYPES = ("api", "audit", "authenticator", "controllerManager", "scheduler")
+GPU_TAINT = "nvidia.com/gpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterArgs:
+    """What a Cluster is made from."""
+
+    settings: ClusterSettings
+    """With `protect` the cluster and its key refuse to be deleted, by Pulumi and by EKS."""
+    architecture: Architecture
+    """CPU of the model's nodes; a change replaces the nodes one by one."""
+    gpus: int
+    """NVIDIA GPUs of a replica; above 0 the model's nodes have GPUs and take nothing else."""
+    vpc_id: pulumi.Input[str]
+    """Changing it replaces the cluster."""
+    private_subnet_ids: pulumi.Input[Sequence[str]]
+    """At least two, in different zones. Only private ones: Auto Mode puts nodes in every subnet that it is given."""
+    tags: Mapping[str, str]
+    """On every AWS resource, also on those that pulumi-eks makes."""
+
+
+class Cluster(pulumi.ComponentResource):
+    """The control plane, its key and logs, who may administer it, metrics-server and the model's nodes.
+
+    Workloads name this component in `depends_on` besides using its `provider`: they need the node pool and
+    metrics-server, and must be deleted before both.
+    """
+
+    provider: k8s.Provider
+    """Give it to every Kubernetes resource."""
+    name: pulumi.Output[str]
+    """The name of the cluster in EKS."""
+    kubeconfig: pulumi.Output[str]
+    """Secret. JSON; it runs `aws eks get-token`, so that its user needs the AWS CLI and access of their own."""
+    node_selector: Mapping[str, str]
+    """Puts a pod on the model's nodes."""
+    tolerations: Sequence[k8s.core.v1.TolerationArgs]
+    """What a pod needs to be let onto the model's nodes."""
+
+    def __init__(self, name: str, args: ClusterArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("model-endpoint:cluster:Cluster", name, None, opts)
+        settings = args.settings
+        prefix = name_prefix(pulumi.get_project(), pulumi.get_stack())
+        guarded = pulumi.ResourceOptions(parent=self, protect=settings.protect)
+
+        def tagged(what: str) -> dict[str, str]:
+            return {**args.tags, "Name": f"{prefix}-{what}"}
+
+        asking = pulumi.InvokeOutputOptions(parent=self)
+        caller = aws.get_caller_identity_output(opts=asking)
+        region = aws.get_region_output(opts=asking).region
+        key = aws.kms.Key(
+            f"{name}-key",
+            description=f"Kubernetes secrets and control-plane logs of {prefix}",
+            enable_key_rotation=True,
+            deletion_window_in_days=30 if settings.protect else 7,
+            policy=pulumi.Output.all(caller.arn, region).apply(lambda known: key_policy(known[0], known[1], prefix)),
+            tags=tagged("cluster"),
+            opts=guarded,
+        )
+        self.name = key.id.apply(lambda key_id: cluster_name(prefix, key_id))
+        logs = aws.cloudwatch.LogGroup(
+            f"{name}-logs",
+            name=self.name.apply(log_group_name),
+            retention_in_days=settings.log_retention_days,
+            kms_key_id=key.arn,
+            tags=tagged("control-plane"),
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        control_plane = eks.Cluster(
+            f"{name}-eks",
+            name=self.name,
+            version=settings.kubernetes_version,
+            upgrade_policy=aws.eks.ClusterUpgradePolicyArgs(support_type="STANDARD"),
+            deletion_protection=settings.protect,
+            vpc_id=args.vpc_id,
+            private_subnet_ids=args.private_subnet_ids,
+            endpoint_private_access=True,
+            # pulumi-eks waits for the API server only where this is given and true.
+            endpoint_public_access=bool(settings.public_access_cidrs),
+            public_access_cidrs=list(settings.public_access_cidrs) or None,
+            authentication_mode=eks.AuthenticationMode.API,
+            access_entries=access_entries(settings.admin_principal_arns, args.tags),
+            auto_mode=eks.AutoModeOptionsArgs(enabled=True),
+            # Auto Mode has its own DNS and its own node role; pulumi-eks makes both a second time [pulumi-eks#1726].
+            coredns_addon_options=eks.CoreDnsAddonOptionsArgs(enabled=False),
+            skip_default_node_group=True,
+            encryption_config_key_arn=key.arn,
+            enabled_cluster_log_types=list(LOG_TYPES),
+            tags={**args.tags},
+            # EKS makes the log group itself, without retention, where there is none.
+            opts=pulumi.ResourceOptions.merge(guarded, pulumi.ResourceOptions(depends_on=[logs])),
+        )
+        inside = pulumi.ResourceOptions(parent=self, depends_on=[control_plane])
+        aws.eks.Addon(
+            f"{name}-metrics-server",
+            cluster_name=self.name,
+            addon_name="metrics-server",
+            resolve_conflicts_on_create="OVERWRITE",
+            resolve_conflicts_on_update="OVERWRITE",
+            tags=tagged("metrics-server"),
+            opts=inside,
+        )
+        self.kubeconfig = pulumi.Output.secret(control_plane.kubeconfig_json)
+        self.provider = k8s.Provider(
+            f"{name}-kubernetes",
+            kubeconfig=self.kubeconfig,
+            # The provider, and with it every workload, is replaced when this changes and only then.
+            cluster_identifier=pulumi.Output.unsecret(control_plane.kubeconfig_json.apply(server_address)),
+            enable_server_side_apply=True,
+            opts=inside,
+        )
+        pool = f"{name}-model"
+        k8s.apiextensions.CustomResource(
+            f"{name}-nodes",
+            api_version="karpenter.sh/v1",
+            kind="NodePool",
+            metadata=k8s.meta.v1.ObjectMetaArgs(name=pool),
+            spec=node_pool_spec(settings, args.architecture, args.gpus),
+            opts=pulumi.ResourceOptions(parent=self, provider=self.provider),
+        )
+        self.node_selector = {"karpenter.sh/nodepool": pool}
+        self.tolerations = (
+            [k8s.core.v1.TolerationArgs(key=GPU_TAINT, operator="Exists", effect="NoSchedule")] if args.gpus else []
+        )
+        self.register_outputs({"name": self.name, "kubeconfig": self.kubeconfig})
+
+
+def name_prefix(project: str, stack: str) -> str:
+    """The readable part of the cluster's name, in the characters and the length that EKS takes."""
+    return re.sub(r"[^A-Za-z0-9-]", "-", f"{project}-{stack}")[:90]
+
+
+def cluster_name(prefix: str, key_id: str) -> str:
+    """A name that stays as long as the cluster's key, and that no cluster of another key has had.
+
+    The name must be known before the cluster, for its log group; and EKS may write a last line, and so bring the log
+    group back, after both were deleted: with a fixed name the next `up` would find it in its way.
+    """
+    return f"{prefix}-{hashlib.sha256(key_id.encode()).hexdigest()[:7]}"
+
+
+def log_group_name(cluster: str) -> str:
+    """Where EKS writes the control plane's logs; fixed by EKS."""
+    return f"/aws/eks/{cluster}/cluster"
+
+
+def key_policy(caller_arn: str, region: str, prefix: str) -> str:
+    """Who may use the cluster's key: whom IAM allows in this account, and CloudWatch for the cluster's log group."""
+    _, partition, _, _, account, _ = caller_arn.split(":", 5)
+    log_groups = f"arn:{partition}:logs:{region}:{account}:log-group:{log_group_name(f'{prefix}-*')}"
+    return json.dumps(
+        {
+            "Version": "2012-10-17",
+            "Statement": [
+                {
+                    "Sid": "Account",
+                    "Effect": "Allow",
+                    "Principal": {"AWS": f"arn:{partition}:iam::{account}:root"},
+                    "Action": "kms:*",
+                    "Resource": "*",
+                },
+                {
+                    "Sid": "ControlPlaneLogs",
+                    "Effect": "Allow",
+                    "Principal": {"Service": f"logs.{region}.amazonaws.com"},
+                    "Action": [
+                        "kms:Decrypt",
+                        "kms:DescribeKey",
+                        "kms:Encrypt",
+                        "kms:GenerateDataKey*",
+                        "kms:ReEncrypt*",
+                    ],
+                    "Resource": "*",
+                    "Condition": {"ArnLike": {"kms:EncryptionContext:aws:logs:arn": log_groups}},
+                },
+            ],
+        }
+    )
+
+
+def access_entries(principal_arns: Sequence[str], tags: Mapping[str, str]) -> dict[str, eks.AccessEntryArgs]:
+    """Cluster administrators by account and name, so that the order of the list does not matter."""
+    entries: dict[str, eks.AccessEntryArgs] = {}
+    for arn in principal_arns:
+        _, partition, _, _, account, principal = arn.split(":", 5)
+        entries[f"{account}/{principal}"] = eks.AccessEntryArgs(
+            principal_arn=arn,
+            access_policies={
+                "admin": eks.AccessPolicyAssociationArgs(
+                    policy_arn=f"arn:{partition}:eks::aws:cluster-access-policy/AmazonEKSClusterAdminPolicy",
+                    access_scope=aws.eks.AccessPolicyAssociationAccessScopeArgs(type="cluster"),
+                )
+            },
+            tags=dict(tags),
+        )
+    return entries
+
+
+def server_address(kubeconfig: str) -> str:
+    """The API server's address: EKS gives every cluster one of its own, and keeps it."""
+    return str(json.loads(kubeconfig)["clusters"][0]["cluster"]["server"])
+
+
+def node_pool_spec(settings: ClusterSettings, architecture: Architecture, gpus: int) -> dict[str, object]:
+    """The model's nodes, for Karpenter in Auto Mode [EKS user guide, Create a Node Pool for EKS Auto Mode]."""
+    template: dict[str, object] = {
+        "nodeClassRef": {"group": "eks.amazonaws.com", "kind": "NodeClass", "name": "default"},
+        "requirements": _requirements(settings, architecture, gpus),
+    }
+    if gpus:
+        template["taints"] = [{"key": GPU_TAINT, "effect": "NoSchedule"}]
+    return {
+        "template": {"spec": template},
+        "disruption": {
+            "consolidationPolicy": "WhenEmptyOrUnderutilized",
+            "consolidateAfter": "5m",
+            "budgets": [{"nodes": "10%"}],
+        },
+    }
+
+
+def _requirements(settings: ClusterSettings, architecture: Architecture, gpus: int) -> list[dict[str, object]]:
+    # On-Demand takes over where Spot has run out, and leaves again when consolidation finds Spot.
+    capacity = ("spot", "on-demand") if settings.spot else ("on-demand",)
+    found = [_one_of("kubernetes.io/arch", [architecture]), _one_of("karpenter.sh/capacity-type", capacity)]
+    if gpus:
+        found.append(_one_of("eks.amazonaws.com/instance-gpu-manufacturer", ["nvidia"]))
+    if settings.instance_families:
+        found.append(_one_of("eks.amazonaws.com/instance-family", settings.instance_families))
+    elif not gpus:
+        # What the built-in pools take.
+        found.append(_one_of("eks.amazonaws.com/instance-category", ["c", "m", "r"]))
+        found.append({"key": "eks.amazonaws.com/instance-generation", "operator": "Gt", "values": ["4"]})
+    return found
+
+
+def _one_of(key: str, values: Sequence[str]) -> dict[str, object]:
+    return {"key": key, "operator": "In", "values": list(values)}

@@ -1,0 +1,54 @@
+"""Target `eks`: network -> cluster -> registry -> domain, all in one AWS account and region."""
+
+from __future__ import annotations
+
+import pulumi
+import pulumi_aws as aws
+
+from infra import naming
+from infra.cluster import Cluster, ClusterArgs
+from infra.domain import Domain, DomainArgs
+from infra.load_balancer import nlb
+from infra.network import Network, NetworkArgs
+from infra.platform import Platform
+from infra.registry import Registry, RegistryArgs
+from infra.settings import Settings
+
+
+def eks_platform(settings: Settings) -> Platform:
+    """Makes the cluster and all that it stands on; destroy takes it down in the opposite order."""
+    tags = naming.tags(
+        project=settings.project, stack=settings.stack, owner=settings.tags.owner, cost_center=settings.tags.cost_center
+    )
+    network = Network("network", NetworkArgs(settings=settings.network, tags=tags))
+    cluster = Cluster(
+        "cluster",
+        ClusterArgs(
+            settings=settings.cluster,
+            architecture=settings.image.architecture,
+            gpus=settings.service.gpus,
+            vpc_id=network.vpc_id,
+            private_subnet_ids=network.private_subnet_ids,
+            tags=tags,
+        ),
+        # The cluster goes before NAT and routes: its nodes need them to leave cleanly [pulumi-eks#194].
+        pulumi.ResourceOptions(depends_on=[network]),
+    )
+    registry = Registry("registry", RegistryArgs(settings=settings.registry, tags=tags))
+    name, zone = settings.domain.domain, settings.domain.hosted_zone
+    domain = Domain("domain", DomainArgs(domain=name, hosted_zone=zone, tags=tags)) if name else None
+    pulumi.export("clusterName", cluster.name)
+    pulumi.export("region", aws.get_region_output().region)
+    pulumi.export("kubeconfig", cluster.kubeconfig)
+    return Platform(
+        kubeconfig=cluster.kubeconfig,
+        workloads=pulumi.ResourceOptions(provider=cluster.provider, depends_on=[cluster]),
+        repository=registry,
+        load_balancer=nlb(
+            health_path=settings.service.readiness_path,
+            certificate_arn=domain.certificate_arn if domain else None,
+        ),
+        domain=domain,
+        node_selector=cluster.node_selector,
+        tolerations=cluster.tolerations,
+    )
