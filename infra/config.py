@@ -66,9 +66,12 @@ class Key:
         return self.kind == Secret | None
 
     def parse(self, text: str) -> Any:
-        """The typed value of the engine's `text`; raises ValueError where it is not what the rule says."""
+        """The typed value of the engine's `text`; raises ValueError where it is not what the rule says.
+
+        The default always passes, since the engine merges it in: an empty one may mean "not set".
+        """
         value = _parse(self.kind, text)
-        if value is not None and not self.rule.holds(text if self.secret else value):
+        if value != self.default and value is not None and not self.rule.holds(text if self.secret else value):
             raise ValueError(text)
         return value
 

@@ -1,5 +1,6 @@
 """The configuration is read as a whole, typed, and refused as a whole."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,18 @@ def test_defaults_are_a_working_local_stack() -> None:
     assert found.local.port == 0
     assert found.service.replicas == 3
     assert found.network.private_subnet_ids == ()
+
+
+def test_the_defaults_that_the_engine_merges_in_change_nothing() -> None:
+    import yaml
+
+    described = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["config"]
+    merged = {
+        name: default if isinstance(default := entry["default"], str) else json.dumps(default)
+        for name, entry in described.items()
+    }
+    assert settings(merged) == settings({})
+    assert settings({**merged, **EKS}) == settings(EKS)
 
 
 def test_values_arrive_typed_and_frozen() -> None:
