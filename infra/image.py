@@ -1,0 +1,155 @@
+"""ModelImage: what ships, built, pushed once under its content's name, and referred to by digest."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_docker as docker
+from pulumi.output import UNKNOWN
+
+from infra.platform import Platform
+from infra.release import Release
+from infra.settings import ImageSettings, Settings
+
+_TAG_LENGTH = 20
+"""Hex digits: 80 bits are plenty for the images of one repository."""
+
+
+class ImageDigestError(pulumi.RunError):
+    """The pushed image has no digest in our repository, so that nothing can be deployed by it."""
+
+    def __init__(self, repository: str, found: str) -> None:
+        """`found` is what Docker answered instead."""
+        self.repository = repository
+        self.found = found
+        super().__init__(
+            f"the image was pushed to {repository}, but Docker names its digest as {found or 'nothing'!r}. "
+            "An image of the same content from another registry is in the way: "
+            "remove it (docker image rm --force <it>) and run `pulumi up` again."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelImageArgs:
+    """What the image is made of and where it goes."""
+
+    settings: ImageSettings
+    release: Release
+    """Its path is the build context, relative to the program: an absolute one would rebuild on every machine."""
+    repository_url: pulumi.Input[str] | None
+    """Repository without tag or digest. None only with a prebuilt image."""
+    server: pulumi.Input[str] | None = None
+    """Registry to log in to."""
+    username: pulumi.Input[str] | None = None
+    """None: the login that the machine's Docker has already."""
+    password: pulumi.Input[str] | None = None
+    """Kept as a secret. A new password alone builds and pushes nothing."""
+
+    @classmethod
+    def of(cls, settings: Settings, release: Release, platform: Platform) -> ModelImageArgs:
+        """What the config says about it, for the platform's repository."""
+        repository = platform.repository
+        return cls(
+            settings=settings.image,
+            release=release,
+            repository_url=repository.repository_url,
+            server=repository.server,
+            username=repository.username,
+            password=repository.password,
+        )
+
+
+class ModelImage(pulumi.ComponentResource):
+    """The image in its repository, or the prebuilt one from the config, for which nothing is built."""
+
+    reference: pulumi.Output[str]
+    """`repository@sha256:...`: give this to a container, never a tag. Unknown in a preview that would push."""
+    digest: pulumi.Output[str]
+    """`sha256:...`; changes exactly when other content is deployed."""
+
+    def __init__(self, name: str, args: ModelImageArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("model-endpoint:image:ModelImage", name, None, opts)
+        self.reference = (
+            pulumi.Output.from_input(args.settings.image) if args.settings.image else self._build(f"{name}-build", args)
+        )
+        self.digest = self.reference.apply(_digest)
+        self.register_outputs({"reference": self.reference, "digest": self.digest})
+
+    def _build(self, name: str, args: ModelImageArgs) -> pulumi.Output[str]:
+        if args.repository_url is None:
+            raise pulumi.RunError("an image needs a repository to be pushed to, or give a prebuilt one with `image`")
+        repository = pulumi.Output.from_input(args.repository_url)
+        platform = f"linux/{args.settings.architecture}"
+        build_args = {"BASE_IMAGE": args.settings.base_image} if args.settings.base_image else {}
+        context = args.release.path.as_posix()
+        registry = None
+        if args.username is not None:
+            registry = docker.RegistryArgs(
+                server=args.server,
+                username=args.username,
+                password=None if args.password is None else pulumi.Output.secret(args.password),
+            )
+        image = docker.Image(
+            name,
+            build=docker.DockerBuildArgs(
+                context=context,
+                dockerfile=f"{context}/Dockerfile",
+                platform=platform,
+                args=build_args,
+                builder_version=docker.BuilderVersion.BUILDER_BUILD_KIT,
+            ),
+            # With unknown inputs, as before the repository exists, the provider refuses to build in a preview
+            # [pulumi-docker#855].
+            build_on_preview=_is_known(repository, args.server, args.username, args.password),
+            image_name=pulumi.Output.concat(repository, ":", content_tag(args.release, platform, build_args)),
+            registry=registry,
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        return pulumi.Output.all(image.repo_digest, repository).apply(_reference_of)
+
+
+def content_tag(release: Release, platform: str, build_args: dict[str, str]) -> str:
+    """The tag: a hash of what is built and of what the build is told; the same on every machine."""
+    told = "\0".join([release.content_hash, platform, *(f"{key}={build_args[key]}" for key in sorted(build_args))])
+    return hashlib.sha256(told.encode()).hexdigest()[:_TAG_LENGTH]
+
+
+def pushed_reference(repo_digest: str | None, repository: str) -> str:
+    """The image's reference in `repository`. Raises ImageDigestError when Docker's `repo_digest` is of another one.
+
+    With one image in several registries, Docker may name the digest of any of them [pulumi-docker#778].
+    """
+    named, _, digest = (repo_digest or "").partition("@")
+    # Docker leaves its default registry's host out of names.
+    if not digest.startswith("sha256:") or named not in (repository, repository.partition("/")[2]):
+        raise ImageDigestError(repository, repo_digest or "")
+    return f"{repository}@{digest}"
+
+
+def _reference_of(values: list[str]) -> str:
+    repo_digest, repository = values
+    try:
+        return pushed_reference(repo_digest, repository)
+    except ImageDigestError:
+        if pulumi.runtime.is_dry_run():  # built for a preview, never pushed: it has no digest there yet
+            return UNKNOWN  # pyright: ignore[reportReturnType]  # what the SDK takes for "not known yet"
+        raise
+
+
+def _digest(reference: str) -> str:
+    return reference.partition("@")[2]
+
+
+def _is_known(*inputs: pulumi.Input[str] | None) -> pulumi.Output[bool]:
+    """Whether all inputs have their values; itself always known."""
+    together = pulumi.Output.all(*inputs)
+
+    async def known() -> bool:
+        return await together.is_known()
+
+    async def yes() -> bool:
+        return True
+
+    return pulumi.Output(together.resources(), known(), yes())

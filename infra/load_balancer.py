@@ -1,0 +1,86 @@
+"""How a cluster's load balancer is asked for: the part of the Service that differs between clouds. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pulumi
+
+NLB_CLASS = "eks.amazonaws.com/nlb"
+"""EKS Auto Mode's own controller."""
+
+NLB_DRAIN_SECONDS = 120
+"""An NLB sends new connections to a leaving target for about two minutes [aws-load-balancer-controller#2366]."""
+
+_TLS_POLICY = "ELBSecurityPolicy-TLS13-1-2-2021-06"
+_PREFIX = "service.beta.kubernetes.io/aws-load-balancer-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadBalancer:
+    """What a Service says to get its load balancer."""
+
+    load_balancer_class: str | None
+    """None: the cluster's default. It cannot be changed later without a new Service, that is, a new address."""
+    annotations: Mapping[str, pulumi.Input[str]]
+    drain_seconds: int
+    """How long a leaving pod must go on serving new connections."""
+    node_ports: bool
+    """Whether traffic comes through a port of the nodes; False where the load balancer reaches the pods themselves."""
+
+
+def plain() -> LoadBalancer:
+    """Whatever load balancer the cluster has. Its targets leave within seconds."""
+    return LoadBalancer(load_balancer_class=None, annotations={}, drain_seconds=5, node_ports=True)
+
+
+def nlb(
+    *,
+    health_path: str,
+    certificate_arn: pulumi.Input[str] | None = None,
+    https_port: int = 443,
+    subnets: Sequence[str] = (),
+    tags: Mapping[str, str] | None = None,
+) -> LoadBalancer:
+    """An internet-facing NLB of EKS Auto Mode whose targets are the pods.
+
+    `certificate_arn`: TLS ends at the listener on `https_port`.
+    `subnets`: ids of public subnets; empty: those that are tagged for it.
+    `tags`: of the load balancer. The cluster's role must be allowed to set them, which Auto Mode's managed policies
+    do not cover; without that no load balancer is made at all.
+    """
+    annotations: dict[str, pulumi.Input[str]] = {
+        "scheme": "internet-facing",
+        "nlb-target-type": "ip",
+        "attributes": "load_balancing.cross_zone.enabled=true",
+        "healthcheck-protocol": "http",
+        "healthcheck-port": "traffic-port",
+        "healthcheck-path": health_path,
+        "healthcheck-interval": "10",
+        "healthcheck-timeout": "5",
+        "healthcheck-healthy-threshold": "2",
+        "healthcheck-unhealthy-threshold": "2",
+        "target-group-attributes": ",".join(
+            (
+                f"deregistration_delay.timeout_seconds={NLB_DRAIN_SECONDS}",
+                "deregistration_delay.connection_termination.enabled=true",
+            )
+        ),
+    }
+    if certificate_arn is not None:
+        annotations |= {
+            "ssl-cert": certificate_arn,
+            "ssl-ports": str(https_port),
+            "ssl-negotiation-policy": _TLS_POLICY,
+        }
+    if subnets:
+        annotations["subnets"] = ",".join(subnets)
+    if tags:
+        annotations["additional-resource-tags"] = ",".join(f"{key}={value}" for key, value in sorted(tags.items()))
+    return LoadBalancer(
+        load_balancer_class=NLB_CLASS,
+        annotations={f"{_PREFIX}{key}": value for key, value in annotations.items()},
+        drain_seconds=NLB_DRAIN_SECONDS,
+        node_ports=False,
+    )

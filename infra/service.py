@@ -1,0 +1,446 @@
+"""ModelService: the model's pods, what scales and guards them, and the load balancer in front."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+import pulumi
+import pulumi_kubernetes as k8s
+from pulumi.output import UNKNOWN
+
+from infra import endpoint, naming
+from infra.load_balancer import LoadBalancer
+from infra.platform import Platform
+from infra.release import Release
+from infra.settings import Architecture, ServiceSettings, Settings
+
+CONTAINER_PORT = 8080
+USER = 10001
+"""The image's numeric user; 10000 and above cannot be one of the node's own."""
+
+POD_SECURITY_VERSION = "v1.34"
+"""Pinned, so that an upgrade of the cluster never refuses pods that ran before."""
+
+SERVER_DRAIN_SECONDS = 1
+LONGEST_REQUEST_SECONDS = 25
+_STOP_MARGIN_SECONDS = 10
+
+_KEY_FOLDER = "/var/run/secrets/model-endpoint"
+_KEY_FILE = "api-key"
+_STARTUP_PERIOD = 2
+_TMP_SIZE = "256Mi"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelServiceArgs:
+    """What runs, where, and behind what."""
+
+    settings: ServiceSettings
+    image: pulumi.Input[str]
+    """By digest: a new one rolls the pods. It must run as any numeric user and listen on port 8080."""
+    stack: str
+    model_version: str
+    """For the pods' version label; empty: none, as for a prebuilt image."""
+    api_key: pulumi.Input[str] | None
+    """Mounted as a file that the server reads; a new key rolls the pods. None: predictions are open."""
+    pull_secret: pulumi.Input[str] | None = None
+    """Text of the Docker config with which the image is pulled. None: the nodes may pull it as they are."""
+    load_balancer: LoadBalancer
+    https: bool
+    """The load balancer's listener is TLS on 443; otherwise plain on the settings' port."""
+    domain: str | None = None
+    """Host name that callers use; None: the load balancer's own address."""
+    node_selector: Mapping[str, str]
+    tolerations: Sequence[k8s.core.v1.TolerationArgs]
+    architecture: Architecture
+
+    @classmethod
+    def of(cls, settings: Settings, release: Release, image: pulumi.Input[str], platform: Platform) -> ModelServiceArgs:
+        """What the config says about it, on the platform."""
+        key = settings.common.api_key
+        return cls(
+            settings=settings.service,
+            image=image,
+            stack=settings.stack,
+            model_version="" if settings.image.image else release.model_version,
+            api_key=key.output() if key else None,
+            pull_secret=platform.pull_secret,
+            load_balancer=platform.load_balancer,
+            https=platform.domain is not None,
+            domain=platform.domain.host if platform.domain else None,
+            node_selector=platform.node_selector,
+            tolerations=platform.tolerations,
+            architecture=settings.image.architecture,
+        )
+
+
+class ModelService(pulumi.ComponentResource):
+    """Namespace, workload, autoscaler, budget, network policy and Service.
+
+    Give it the cluster's provider in `opts`: destroy then takes the load balancer and the pods before the cluster.
+    """
+
+    namespace: pulumi.Output[str]
+    deployment_name: pulumi.Output[str]
+    hostname: pulumi.Output[str]
+    """The load balancer's address, a host name or an IP, as soon as it has one. Point a domain here."""
+    url: pulumi.Output[str]
+    """Not proven to answer: see EndpointCheck."""
+    logs_command: pulumi.Output[str]
+    """Follows all pods' logs."""
+
+    def __init__(self, name: str, args: ModelServiceArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("model-endpoint:service:ModelService", name, None, opts)
+        settings = args.settings
+        labels = naming.labels(name, stack=args.stack)
+        versioned = naming.labels(name, stack=args.stack, version=args.model_version)
+        selector = naming.selector(name)
+        child = pulumi.ResourceOptions(parent=self)
+
+        namespace = k8s.core.v1.Namespace(
+            f"{name}-namespace", metadata={"labels": {**labels, **_pod_security()}}, opts=child
+        )
+        self.namespace = namespace.metadata.apply(_name)
+        metadata = k8s.meta.v1.ObjectMetaArgs(namespace=self.namespace, labels=labels)
+        pull_secrets = None
+        if args.pull_secret is not None:
+            login = k8s.core.v1.Secret(
+                f"{name}-pull",
+                metadata=metadata,
+                type="kubernetes.io/dockerconfigjson",
+                string_data={".dockerconfigjson": pulumi.Output.secret(args.pull_secret)},
+                opts=child,
+            )
+            pull_secrets = [k8s.core.v1.LocalObjectReferenceArgs(name=login.metadata.apply(_name))]
+        account = k8s.core.v1.ServiceAccount(
+            f"{name}-account",
+            metadata=metadata,
+            automount_service_account_token=False,
+            image_pull_secrets=pull_secrets,
+            opts=child,
+        )
+        policy = k8s.networking.v1.NetworkPolicy(
+            f"{name}-network-policy", metadata=metadata, spec=_network_policy(selector), opts=child
+        )
+        secret = None
+        if args.api_key is not None:
+            # Immutable and named by Pulumi: a new key is a new name, so the pods roll and old ones keep theirs.
+            secret = k8s.core.v1.Secret(
+                f"{name}-api-key",
+                metadata=metadata,
+                immutable=True,
+                string_data={_KEY_FILE: pulumi.Output.secret(args.api_key)},
+                opts=child,
+            )
+        deployment = k8s.apps.v1.Deployment(
+            f"{name}-deployment",
+            metadata=k8s.meta.v1.ObjectMetaArgs(namespace=self.namespace, labels=versioned),
+            spec=k8s.apps.v1.DeploymentSpecArgs(
+                replicas=settings.replicas,
+                selector=k8s.meta.v1.LabelSelectorArgs(match_labels=selector),
+                strategy=k8s.apps.v1.DeploymentStrategyArgs(
+                    type="RollingUpdate",
+                    rolling_update=k8s.apps.v1.RollingUpdateDeploymentArgs(max_unavailable=0, max_surge=1),
+                ),
+                min_ready_seconds=10,
+                progress_deadline_seconds=settings.rollout_timeout_seconds,
+                revision_history_limit=5,
+                template=k8s.core.v1.PodTemplateSpecArgs(
+                    metadata=k8s.meta.v1.ObjectMetaArgs(labels=versioned),
+                    spec=_pod(args, selector, account.metadata.apply(_name), secret),
+                ),
+            ),
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                depends_on=[policy],  # no pod before its policy
+                # The autoscaler owns the number once the Deployment exists [pulumi-kubernetes#2491].
+                ignore_changes=["spec.replicas"],
+                custom_timeouts=_rollout_timeouts(args),
+            ),
+        )
+        self.deployment_name = deployment.metadata.apply(_name)
+        k8s.autoscaling.v2.HorizontalPodAutoscaler(
+            f"{name}-autoscaler",
+            metadata=metadata,
+            spec=_autoscaler(settings, self.deployment_name),
+            opts=child,
+        )
+        k8s.policy.v1.PodDisruptionBudget(
+            f"{name}-budget",
+            metadata=metadata,
+            spec=k8s.policy.v1.PodDisruptionBudgetSpecArgs(
+                selector=k8s.meta.v1.LabelSelectorArgs(match_labels=selector),
+                max_unavailable=1,
+                # A pod that does not work must not keep its node from being drained.
+                unhealthy_pod_eviction_policy="AlwaysAllow",
+            ),
+            opts=child,
+        )
+        port = 443 if args.https else settings.service_port
+        service = k8s.core.v1.Service(
+            f"{name}-service",
+            metadata=k8s.meta.v1.ObjectMetaArgs(
+                namespace=self.namespace, labels=labels, annotations=args.load_balancer.annotations
+            ),
+            spec=_service(args, selector, port),
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                custom_timeouts=pulumi.CustomTimeouts(create="15m", update="15m", delete="15m"),
+            ),
+        )
+        self.hostname = service.status.apply(_address)
+
+        def url_of(host: str) -> str:
+            return endpoint.url(args.domain or host, port, https=args.https)
+
+        def logs_of(namespace: str) -> str:
+            query = ",".join(f"{key}={value}" for key, value in selector.items())
+            # kubectl follows five pods at the most when it is not told more.
+            most = f"--max-log-requests {max(settings.max_replicas, 5)}"
+            return f"kubectl logs --namespace {namespace} --selector {query} --prefix --follow {most}"
+
+        self.url = self.hostname.apply(url_of)
+        self.logs_command = self.namespace.apply(logs_of)
+        self.register_outputs(
+            {
+                "namespace": self.namespace,
+                "deployment_name": self.deployment_name,
+                "hostname": self.hostname,
+                "url": self.url,
+                "logs_command": self.logs_command,
+            }
+        )
+
+
+class NoAddressError(pulumi.RunError):
+    """The Service is up, and its load balancer has no address."""
+
+    def __init__(self) -> None:
+        super().__init__("the load balancer has neither a host name nor an address: does the cluster provide one?")
+
+
+def _pod_security() -> dict[str, str]:
+    prefix = "pod-security.kubernetes.io"
+    modes = ("enforce", "audit", "warn")
+    return {
+        **{f"{prefix}/{mode}": "restricted" for mode in modes},
+        **{f"{prefix}/{mode}-version": POD_SECURITY_VERSION for mode in modes},
+    }
+
+
+def _network_policy(selector: Mapping[str, str]) -> k8s.networking.v1.NetworkPolicySpecArgs:
+    """Callers reach the serving port and nothing else; the pods reach nothing at all.
+
+    Sources are not narrowed here: behind a load balancer they are its own or the nodes' addresses. The Service's source
+    ranges do that at the door.
+    """
+    return k8s.networking.v1.NetworkPolicySpecArgs(
+        pod_selector=k8s.meta.v1.LabelSelectorArgs(match_labels=selector),
+        policy_types=["Ingress", "Egress"],
+        ingress=[
+            k8s.networking.v1.NetworkPolicyIngressRuleArgs(
+                ports=[k8s.networking.v1.NetworkPolicyPortArgs(port=CONTAINER_PORT, protocol="TCP")]
+            )
+        ],
+        egress=[],
+    )
+
+
+def _pod(
+    args: ModelServiceArgs,
+    selector: Mapping[str, str],
+    account: pulumi.Output[str],
+    secret: k8s.core.v1.Secret | None,
+) -> k8s.core.v1.PodSpecArgs:
+    drain = args.load_balancer.drain_seconds
+    volumes = [k8s.core.v1.VolumeArgs(name="tmp", empty_dir=k8s.core.v1.EmptyDirVolumeSourceArgs(size_limit=_TMP_SIZE))]
+    if secret is not None:
+        volumes.append(
+            k8s.core.v1.VolumeArgs(
+                name="api-key",
+                secret=k8s.core.v1.SecretVolumeSourceArgs(
+                    secret_name=secret.metadata.apply(_name),
+                    default_mode=0o440,
+                    items=[k8s.core.v1.KeyToPathArgs(key=_KEY_FILE, path=_KEY_FILE)],
+                ),
+            )
+        )
+    return k8s.core.v1.PodSpecArgs(
+        service_account_name=account,
+        automount_service_account_token=False,
+        enable_service_links=False,
+        termination_grace_period_seconds=drain + SERVER_DRAIN_SECONDS + LONGEST_REQUEST_SECONDS + _STOP_MARGIN_SECONDS,
+        security_context=k8s.core.v1.PodSecurityContextArgs(
+            run_as_non_root=True,
+            run_as_user=USER,
+            run_as_group=USER,
+            fs_group=USER,
+            fs_group_change_policy="OnRootMismatch",
+            seccomp_profile=k8s.core.v1.SeccompProfileArgs(type="RuntimeDefault"),
+        ),
+        node_selector={
+            **args.node_selector,
+            "kubernetes.io/os": "linux",
+            "kubernetes.io/arch": args.architecture,
+        },
+        tolerations=list(args.tolerations),
+        topology_spread_constraints=[
+            _spread(key, selector) for key in ("topology.kubernetes.io/zone", "kubernetes.io/hostname")
+        ],
+        containers=[_container(args, drain, with_key=secret is not None)],
+        volumes=volumes,
+    )
+
+
+def _spread(key: str, selector: Mapping[str, str]) -> k8s.core.v1.TopologySpreadConstraintArgs:
+    """Even over `key`, each version by itself; a full or unlabelled zone does not stop a rollout."""
+    return k8s.core.v1.TopologySpreadConstraintArgs(
+        max_skew=1,
+        topology_key=key,
+        when_unsatisfiable="ScheduleAnyway",
+        label_selector=k8s.meta.v1.LabelSelectorArgs(match_labels=selector),
+        match_label_keys=["pod-template-hash"],
+    )
+
+
+def _container(args: ModelServiceArgs, drain: int, *, with_key: bool) -> k8s.core.v1.ContainerArgs:
+    settings = args.settings
+    env = {
+        "PORT": str(CONTAINER_PORT),
+        "DRAIN_SECONDS": str(SERVER_DRAIN_SECONDS),
+        "GRACE_SECONDS": str(LONGEST_REQUEST_SECONDS),
+    }
+    mounts = [k8s.core.v1.VolumeMountArgs(name="tmp", mount_path="/tmp")]  # noqa: S108  # the container's own
+    if with_key:
+        env["API_KEY_FILE"] = f"{_KEY_FOLDER}/{_KEY_FILE}"
+        mounts.append(k8s.core.v1.VolumeMountArgs(name="api-key", mount_path=_KEY_FOLDER, read_only=True))
+    return k8s.core.v1.ContainerArgs(
+        name="server",
+        image=args.image,
+        image_pull_policy="IfNotPresent",  # a digest is never stale
+        ports=[k8s.core.v1.ContainerPortArgs(name="http", container_port=CONTAINER_PORT, protocol="TCP")],
+        env=[k8s.core.v1.EnvVarArgs(name=key, value=value) for key, value in env.items()],
+        resources=_resources(settings),
+        startup_probe=_probe(
+            settings.readiness_path,
+            period=_STARTUP_PERIOD,
+            failures=max(settings.rollout_timeout_seconds // _STARTUP_PERIOD, 1),
+        ),
+        readiness_probe=_probe(settings.readiness_path, period=5, failures=2),
+        liveness_probe=_probe(settings.liveness_path, period=10, failures=3),
+        lifecycle=k8s.core.v1.LifecycleArgs(
+            pre_stop=k8s.core.v1.LifecycleHandlerArgs(sleep=k8s.core.v1.SleepActionArgs(seconds=drain))
+        ),
+        security_context=k8s.core.v1.SecurityContextArgs(
+            allow_privilege_escalation=False,
+            privileged=False,
+            read_only_root_filesystem=True,
+            run_as_non_root=True,
+            run_as_user=USER,
+            run_as_group=USER,
+            capabilities=k8s.core.v1.CapabilitiesArgs(drop=["ALL"]),
+            seccomp_profile=k8s.core.v1.SeccompProfileArgs(type="RuntimeDefault"),
+        ),
+        volume_mounts=mounts,
+    )
+
+
+def _probe(path: str, *, period: int, failures: int) -> k8s.core.v1.ProbeArgs:
+    return k8s.core.v1.ProbeArgs(
+        http_get=k8s.core.v1.HTTPGetActionArgs(path=path, port="http"),
+        period_seconds=period,
+        timeout_seconds=2,
+        failure_threshold=failures,
+    )
+
+
+def _resources(settings: ServiceSettings) -> k8s.core.v1.ResourceRequirementsArgs:
+    requests = {"cpu": settings.cpu, "memory": settings.memory, "ephemeral-storage": "128Mi"}
+    limits = {"cpu": twice(settings.cpu), "memory": settings.memory, "ephemeral-storage": "512Mi"}
+    if settings.gpus:
+        for group in (requests, limits):
+            group["nvidia.com/gpu"] = str(settings.gpus)
+    return k8s.core.v1.ResourceRequirementsArgs(requests=requests, limits=limits)
+
+
+def twice(cpu: str) -> str:
+    """Double a CPU quantity: room to start and for a burst, until the autoscaler has added replicas.
+
+    At a limit equal to the request use could never exceed the target by much, and scaling up would go in small steps.
+    """
+    millicores = Decimal(cpu[:-1]) if cpu.endswith("m") else Decimal(cpu) * 1000
+    return f"{int(2 * millicores)}m"
+
+
+def _autoscaler(
+    settings: ServiceSettings, deployment: pulumi.Output[str]
+) -> k8s.autoscaling.v2.HorizontalPodAutoscalerSpecArgs:
+    v2 = k8s.autoscaling.v2
+    return v2.HorizontalPodAutoscalerSpecArgs(
+        scale_target_ref=v2.CrossVersionObjectReferenceArgs(api_version="apps/v1", kind="Deployment", name=deployment),
+        min_replicas=settings.replicas,
+        max_replicas=settings.max_replicas,
+        metrics=[
+            v2.MetricSpecArgs(
+                type="Resource",
+                resource=v2.ResourceMetricSourceArgs(
+                    name="cpu",
+                    target=v2.MetricTargetArgs(type="Utilization", average_utilization=settings.cpu_target_percent),
+                ),
+            )
+        ],
+        # Up at once, down slowly: a replica too many costs less than a refused request.
+        behavior=v2.HorizontalPodAutoscalerBehaviorArgs(
+            scale_up=v2.HPAScalingRulesArgs(
+                stabilization_window_seconds=0,
+                select_policy="Max",
+                policies=[
+                    v2.HPAScalingPolicyArgs(type="Percent", value=100, period_seconds=30),
+                    v2.HPAScalingPolicyArgs(type="Pods", value=4, period_seconds=30),
+                ],
+            ),
+            scale_down=v2.HPAScalingRulesArgs(
+                stabilization_window_seconds=300,
+                policies=[v2.HPAScalingPolicyArgs(type="Percent", value=25, period_seconds=60)],
+            ),
+        ),
+    )
+
+
+def _service(args: ModelServiceArgs, selector: Mapping[str, str], port: int) -> k8s.core.v1.ServiceSpecArgs:
+    balancer = args.load_balancer
+    return k8s.core.v1.ServiceSpecArgs(
+        type="LoadBalancer",
+        load_balancer_class=balancer.load_balancer_class,
+        load_balancer_source_ranges=list(args.settings.source_ranges) or None,
+        allocate_load_balancer_node_ports=balancer.node_ports,
+        # Local would keep the caller's address, which nothing here reads, and lose requests on nodes without a pod.
+        external_traffic_policy="Cluster",
+        selector=selector,
+        ports=[
+            k8s.core.v1.ServicePortArgs(
+                name="https" if args.https else "http", port=port, target_port="http", protocol="TCP"
+            )
+        ],
+    )
+
+
+def _rollout_timeouts(args: ModelServiceArgs) -> pulumi.CustomTimeouts:
+    """Kubernetes gives up by itself after a time without progress; Pulumi only has to outlast a rollout that moves."""
+    seconds = 2 * args.settings.rollout_timeout_seconds + 60 * args.settings.max_replicas
+    return pulumi.CustomTimeouts(create=f"{seconds}s", update=f"{seconds}s", delete="10m")
+
+
+def _name(metadata: k8s.meta.v1.outputs.ObjectMeta) -> str:
+    # Before the cluster exists, a preview may have nothing but the inputs.
+    return metadata.name or UNKNOWN  # pyright: ignore[reportReturnType]  # what the SDK takes for "not known yet"
+
+
+def _address(status: k8s.core.v1.outputs.ServiceStatus | None) -> str:
+    balancer = status.load_balancer if status else None
+    for ingress in (balancer.ingress if balancer else None) or []:
+        if address := ingress.hostname or ingress.ip:
+            return address
+    raise NoAddressError

@@ -1,0 +1,132 @@
+"""ModelImage on the wire: what is built, its tag, and the digest that it is deployed by."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import pytest
+
+from infra.image import ImageDigestError, ModelImage, ModelImageArgs, content_tag, pushed_reference
+from infra.release import Release
+from infra.settings import ImageSettings
+from tests.unit import mocked
+
+REPOSITORY = "registry.example.com/team/model"
+DIGEST = f"sha256:{'a' * 64}"
+BASE = f"python@sha256:{'b' * 64}"
+IMAGE = "docker:index/image:Image"
+RELEASE = Release(
+    path=Path(".build/dev/image"), content_hash="c" * 64, model_name="iris", model_version="1", example="{}"
+)
+SETTINGS = ImageSettings(image=None, base_image=None, architecture="arm64")
+ARGS = ModelImageArgs(
+    settings=SETTINGS, release=RELEASE, repository_url=REPOSITORY, server="registry.example.com",
+    username="robot", password="registry-password",
+)  # fmt: skip
+
+
+def build(
+    args: ModelImageArgs, repo_digest: str | None = f"{REPOSITORY}@{DIGEST}", **options: Any
+) -> mocked.Run[ModelImage]:
+    outputs = {IMAGE: {} if repo_digest is None else {"repoDigest": repo_digest}}
+    return mocked.run(lambda: ModelImage("image", args), outputs=outputs, **options)
+
+
+def unknown() -> pulumi.Output[str]:
+    async def value() -> Any:
+        return None
+
+    async def known() -> bool:
+        return False
+
+    return pulumi.Output(set(), value(), known())
+
+
+def test_the_image_on_the_wire() -> None:
+    run = build(replace(ARGS, settings=replace(SETTINGS, base_image=BASE)))
+    image = run.one(IMAGE)
+
+    assert image.inputs == {
+        "imageName": f"{REPOSITORY}:{content_tag(RELEASE, 'linux/arm64', {'BASE_IMAGE': BASE})}",
+        "build": {
+            "context": ".build/dev/image",
+            "dockerfile": ".build/dev/image/Dockerfile",
+            "platform": "linux/arm64",
+            "args": {"BASE_IMAGE": BASE},
+            "builderVersion": "BuilderBuildKit",
+        },
+        "buildOnPreview": True,
+        "skipPush": False,
+        "registry": {"server": "registry.example.com", "username": "robot", "password": "registry-password"},
+    }
+    assert any(path.startswith("registry") for path in image.secrets)
+    assert image.parent == "image"
+    assert mocked.resolve(run.result.reference).value == f"{REPOSITORY}@{DIGEST}"
+    assert mocked.resolve(run.result.digest).value == DIGEST
+
+
+def test_no_base_image_leaves_the_dockerfiles_own() -> None:
+    assert build(ARGS).one(IMAGE).inputs["build"]["args"] == {}
+
+
+def test_without_a_user_name_the_machines_own_login_is_used() -> None:
+    assert "registry" not in build(replace(ARGS, username=None, password=None)).one(IMAGE).inputs
+
+
+def test_the_tag_is_of_the_content_and_of_what_the_build_is_told() -> None:
+    tag = content_tag(RELEASE, "linux/arm64", {})
+    assert tag == content_tag(replace(RELEASE, path=Path("elsewhere")), "linux/arm64", {})
+    others = {
+        content_tag(replace(RELEASE, content_hash="d" * 64), "linux/arm64", {}),
+        content_tag(RELEASE, "linux/amd64", {}),
+        content_tag(RELEASE, "linux/arm64", {"BASE_IMAGE": BASE}),
+    }
+    assert len({tag, *others}) == 4
+    assert len(tag) == 20
+
+
+def test_a_prebuilt_image_makes_no_docker_resource() -> None:
+    prebuilt = f"team/other@{DIGEST}"
+    run = build(replace(ARGS, settings=replace(SETTINGS, image=prebuilt), repository_url=None))
+
+    assert not run.all(IMAGE)
+    assert mocked.resolve(run.result.reference).value == prebuilt
+    assert mocked.resolve(run.result.digest).value == DIGEST
+
+
+def test_the_first_preview_does_not_build_for_an_unknown_repository() -> None:
+    run = build(replace(ARGS, repository_url=unknown()), preview=True)
+    image = run.one(IMAGE)
+
+    assert image.inputs["buildOnPreview"] is False, "the provider fails on unknown inputs otherwise"
+    assert image.inputs["imageName"] is mocked.UNKNOWN
+    assert not mocked.resolve(run.result.reference).known
+    assert not mocked.resolve(run.result.digest).known
+
+
+def test_a_later_preview_builds() -> None:
+    assert build(ARGS, preview=True).one(IMAGE).inputs["buildOnPreview"] is True
+
+
+@pytest.mark.parametrize("repo_digest", [DIGEST, f"other.example.com/team/model@{DIGEST}", ""])
+def test_another_registrys_digest_is_refused(repo_digest: str) -> None:
+    with pytest.raises(ImageDigestError, match=r"registry\.example\.com/team/model.*docker image rm"):
+        build(ARGS, repo_digest)
+
+
+@pytest.mark.parametrize(
+    ("repo_digest", "repository"),
+    [(f"{REPOSITORY}@{DIGEST}", REPOSITORY), (f"team/model@{DIGEST}", REPOSITORY)],
+    ids=["in full", "without the host, as Docker writes its default registry's"],
+)
+def test_our_repositorys_digest_is_taken(repo_digest: str, repository: str) -> None:
+    assert pushed_reference(repo_digest, repository) == f"{REPOSITORY}@{DIGEST}"
+
+
+@pytest.mark.parametrize("wrong", [f"{REPOSITORY}-evil@{DIGEST}", f"{REPOSITORY}@md5:x", f"model@{DIGEST}", None])
+def test_a_prefix_alone_is_not_our_repository(wrong: str | None) -> None:
+    with pytest.raises(ImageDigestError):
+        pushed_reference(wrong, REPOSITORY)
