@@ -1,1 +1,4 @@
-"""The stack's components, one module each; the data flows settings -> network -> cluster -> registry -> image -> service -> endpoint."""
+"""The stack's components, one module each.
+
+The data flows settings -> network -> cluster -> registry -> image -> service -> endpoint.
+"""

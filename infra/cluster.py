@@ -128,6 +128,14 @@ class Cluster(pulumi.ComponentResource):
             enable_server_side_apply=True,
             opts=inside,
         )
+        k8s.core.v1.ConfigMap(
+            f"{name}-network-policy",
+            # Auto Mode stores network policies and enforces them only where this is set [docs.aws.amazon.com,
+            # eks/latest/userguide/auto-net-pol]; its default node class allows what no policy speaks of.
+            metadata=k8s.meta.v1.ObjectMetaArgs(name="amazon-vpc-cni", namespace="kube-system"),
+            data={"enable-network-policy-controller": "true"},
+            opts=pulumi.ResourceOptions(parent=self, provider=self.provider),
+        )
         pool = f"{name}-model"
         k8s.apiextensions.CustomResource(
             f"{name}-nodes",

@@ -44,9 +44,12 @@ def eks_platform(settings: Settings) -> Platform:
         kubeconfig=cluster.kubeconfig,
         workloads=pulumi.ResourceOptions(provider=cluster.provider, depends_on=[cluster]),
         repository=registry,
+        pull_secret=None,  # the nodes' own role may pull
         load_balancer=nlb(
             health_path=settings.service.readiness_path,
             certificate_arn=domain.certificate_arn if domain else None,
+            # Subnets of an existing VPC need not carry the tags that the controller looks for.
+            subnets=settings.network.public_subnet_ids,
         ),
         domain=domain,
         node_selector=cluster.node_selector,

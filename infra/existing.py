@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -88,10 +89,16 @@ def existing_registry(settings: ExistingSettings) -> ExistingRegistry:
 def existing_platform(settings: Settings) -> Platform:
     """The cluster and the repository of the config: nothing is made but the connection."""
     cluster = ExistingCluster("cluster", settings.existing)
+    registry = existing_registry(settings.existing)
+    pull_secret = None
+    if registry.username is not None and not settings.image.image:
+        login = pulumi.Output.all(registry.server, registry.username, registry.password)
+        pull_secret = pulumi.Output.secret(login.apply(docker_config))
     return Platform(
         kubeconfig=cluster.kubeconfig,
         workloads=pulumi.ResourceOptions(provider=cluster.provider),
-        repository=existing_registry(settings.existing),
+        repository=registry,
+        pull_secret=pull_secret,
         load_balancer=plain(),
         domain=None,
         node_selector=cluster.node_selector,
@@ -103,6 +110,15 @@ def server_of(repository: str) -> str:
     """The registry's host in the name of a repository; without one it is Docker Hub, as for `docker push`."""
     host, slash, _ = repository.partition("/")
     return host if slash and (host == "localhost" or "." in host or ":" in host) else DOCKER_HUB
+
+
+def docker_config(login: Sequence[str]) -> str:
+    """The text of a Docker config with one login: server, user name, password."""
+    server, username, password = login
+    # Docker Hub's login is kept under the address of its first API.
+    address = "https://index.docker.io/v1/" if server == DOCKER_HUB else server
+    token = base64.b64encode(f"{username}:{password}".encode()).decode()
+    return json.dumps({"auths": {address: {"username": username, "password": password, "auth": token}}})
 
 
 @dataclass(frozen=True)

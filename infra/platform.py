@@ -58,6 +58,8 @@ class Platform:
     workloads: pulumi.ResourceOptions
     """Options of everything that runs on the cluster: its provider, and what must outlive the workloads."""
     repository: Repository
+    pull_secret: pulumi.Output[str] | None
+    """Secret; the login with which pods pull, as the text of a Docker config. None: the nodes need none."""
     load_balancer: LoadBalancer
     domain: HostName | None
     """None: the load balancer's own address, over http."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import cast
 
 import pulumi
+from pulumi.runtime.sync_await import _sync_await  # pyright: ignore[reportPrivateUsage]  # as `invoke` itself does
 
 from infra.settings import Target
 
@@ -54,6 +55,10 @@ def hold_target(wanted: Target) -> None:
 
 
 def _resources_of_this_stack() -> Iterable[str]:
+    # The engine is recording the stack itself at this moment, and a state in files cannot be read while it is written:
+    # it says "failed to load checkpoint: EOF".
+    if stack := pulumi.runtime.get_root_resource():
+        _sync_await(stack.urn.future())
     name = "/".join((pulumi.get_organization(), pulumi.get_project(), pulumi.get_stack()))
     answer = pulumi.runtime.invoke("pulumi:pulumi:readStackResourceOutputs", {"stackName": name})
     return cast(dict[str, object], answer.value["outputs"]).keys()

@@ -1,16 +1,15 @@
 """The README's table of config keys, generated from Pulumi.yaml and infra/settings.py.
 
-`python tools/config_table.py` rewrites the table; with `--check` it exits 1, and says so, when the README is not current.
+`python -m tools.config_table` rewrites the table; with `--check` it exits 1, and says so, when the README is not
+current.
 """
 
 import sys
 from pathlib import Path
 
+from infra.config import Key, catalog
+
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from infra.config import Key, catalog  # noqa: E402  (the project's root is not a package)
-
 BEGIN = "<!-- config table: written by `make docs` -->\n"
 END = "<!-- end of config table -->\n"
 
@@ -21,12 +20,13 @@ def row(key: Key) -> str:
     default = {"None": "", "True": "true", "False": "false"}.get(default, default)
     targets = ", ".join(sorted(key.targets, key=("local", "kubernetes", "eks").index))
     rule = "secret: " + key.rule.text if key.secret else key.rule.text
-    return f"| `{key.name}` | {targets} | {f'`{default}`' if default else ''} | {key.description}. {rule.capitalize()}. |\n"
+    shown = f"`{default}`" if default else ""
+    return f"| `{key.name}` | {targets} | {shown} | {key.description} | {rule} |\n"
 
 
 def table() -> str:
     """The whole table, in the order of Pulumi.yaml's groups."""
-    head = "| key | targets | default | what it is, and what it must be |\n|---|---|---|---|\n"
+    head = "| key | targets | default | what it is | must be |\n|---|---|---|---|---|\n"
     return head + "".join(row(key) for key in catalog(ROOT / "Pulumi.yaml").values())
 
 

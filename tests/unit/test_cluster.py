@@ -54,6 +54,13 @@ def requirements(run: mocked.Run[Cluster]) -> dict[str, tuple[str, list[str]]]:
     return {each["key"]: (each["operator"], each["values"]) for each in listed}
 
 
+def test_network_policies_are_enforced() -> None:
+    switch = make().one("ConfigMap")
+    assert switch.inputs["metadata"] == {"name": "amazon-vpc-cni", "namespace": "kube-system"}
+    assert switch.inputs["data"] == {"enable-network-policy-controller": "true"}
+    assert switch.provider == "cluster-kubernetes"
+
+
 def test_auto_mode_with_api_authentication() -> None:
     inputs = control_plane().inputs
     assert inputs["autoMode"]["enabled"] is True

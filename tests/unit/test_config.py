@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from infra.config import ConfigError, catalog, read
 from infra.settings import Secret, Settings
 
@@ -12,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 EKS = {"target": "eks", "owner": "ml-team", "costCenter": "experiments", "publicAccessCidrs": '["203.0.113.7/32"]'}
 KUBERNETES = {"target": "kubernetes", "repository": "registry.example.com/team/model"}
 KEY = "0123456789abcdef"
+DIGEST = "sha256:" + "0" * 64
 
 
 def settings(raw: dict[str, str], secrets: set[str] | None = None, region: str | None = "us-east-1") -> Settings:
@@ -162,7 +164,11 @@ def test_a_secret_hides_itself() -> None:
         ({"target": "kubernetes"}, "repository", "must be set"),
         ({**KUBERNETES, "registryUsername": "robot"}, "registryPassword", "since registryUsername is"),
         ({**KUBERNETES, "kubeconfig": "apiVersion: v1\nkind: Config"}, "kubeconfig", "is a secret in plain text"),
-        ({**KUBERNETES, "image": "m@sha256:" + "0" * 64, "baseImage": "b@sha256:" + "0" * 64}, "baseImage", "no effect"),
+        (
+            {**KUBERNETES, "image": f"m@{DIGEST}", "baseImage": f"b@{DIGEST}"},
+            "baseImage",
+            "no effect",
+        ),
     ],
 )
 def test_keys_that_do_not_go_together(raw: dict[str, str], key: str, rule: str) -> None:

@@ -207,6 +207,15 @@ def test_registry_without_a_login() -> None:
     assert run.result.password is None
 
 
+@pytest.mark.parametrize(
+    ("server", "address"),
+    [("registry.example.com", "registry.example.com"), ("docker.io", "https://index.docker.io/v1/")],
+)
+def test_the_docker_config_of_a_login(server: str, address: str) -> None:
+    config = json.loads(existing.docker_config([server, "robot", "hush"]))
+    assert config == {"auths": {address: {"username": "robot", "password": "hush", "auth": "cm9ib3Q6aHVzaA=="}}}
+
+
 def test_no_cloud_is_imported() -> None:
     check = "import sys, infra.existing; print([m for m in sys.modules if m.startswith(('pulumi_aws', 'pulumi_eks'))])"
     root = Path(__file__).parents[2]
