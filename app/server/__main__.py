@@ -1,0 +1,38 @@
+"""`python -m server`: see settings.py for what it reads from the environment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    os._exit(0)
+
+
+def main() -> int:
+    """Serve; the exit status."""
+    # Until the event loop takes them over: as a container's first process, signals without a handler are not delivered.
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, _leave)
+    from . import lifecycle, log
+    from .problem import StartError
+    from .settings import read_settings
+
+    log.configure("info")
+    try:
+        settings = read_settings(os.environ)
+        log.configure(settings.log_level)
+        lifecycle.run(settings)
+    except StartError as reason:
+        log.error("cannot start", reason=str(reason))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stderr.flush()
+    os._exit(status)  # not sys.exit: granian's threads abort the process when they meet an interpreter that ends

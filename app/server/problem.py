@@ -1,0 +1,27 @@
+"""What goes wrong, as values: a Problem is an answer to a client, a StartError a reason not to start."""
+
+from __future__ import annotations
+
+
+class Problem(Exception):  # noqa: N818 - an answer, not a failure of the server
+    """An error answer: HTTP status, stable code, a sentence for people, and the path of the field at fault."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        path: str | None = None,
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.path = path
+        self.headers = headers
+
+
+class StartError(Exception):
+    """The server cannot start; the message says why and what to change."""

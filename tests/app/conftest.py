@@ -1,0 +1,33 @@
+"""Servers for the tests: one that serves the shipped model, and a factory for others. None outlives its test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.app.harness import Server
+
+StartServer = Callable[..., Server]
+
+
+@pytest.fixture
+def start_server() -> Iterator[StartServer]:
+    """`start_server(VARIABLE="value", ...)`; every one is stopped when the test ends."""
+    started: list[Server] = []
+
+    def start(pass_fds: tuple[int, ...] = (), **environment: str) -> Server:
+        started.append(Server(environment, pass_fds))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def iris() -> Iterator[Server]:
+    """The shipped model, served for a module's tests."""
+    server = Server({"MAX_BODY_BYTES": "150000", "MAX_ROWS": "1000"})
+    yield server
+    server.stop()

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from server.problem import StartError
+from server.settings import DEFAULT_MODEL_DIR, read_settings
+from tests.app.harness import MODEL
+
+
+def test_an_empty_environment_is_enough() -> None:
+    settings = read_settings({})
+    assert (settings.host, settings.port, settings.api_key, settings.listen_fd) == ("0.0.0.0", 8080, None, None)
+    assert (settings.drain_seconds, settings.grace_seconds) == (1, 25)
+    assert settings.model_dir == DEFAULT_MODEL_DIR == MODEL
+
+
+def test_all_mistakes_are_reported_at_once() -> None:
+    environment = {
+        "PORT": "http",
+        "DRAIN_SECONDS": "-1",
+        "GRACE_SECONDS": "nan",
+        "LOG_LEVEL": "loud",
+        "MAX_ROWS": "0",
+        "LISTEN_FD": "1",
+        "MODEL_DIR": "",
+        "API_KEY_FILE": "/does/not/exist",
+    }
+    with pytest.raises(StartError) as error:
+        read_settings(environment)
+    message = str(error.value)
+    for name in environment:
+        assert f"{name}=" in message
+    assert "PORT='http' must be a whole number from 0 to 65535" in message
+    assert "API_KEY_FILE='/does/not/exist' cannot be read: No such file or directory" in message
+    assert "\n" not in message
+
+
+def test_the_key_is_the_file_without_its_line_end_and_stays_out_of_the_representation(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("s3cret-key\n")
+    settings = read_settings({"API_KEY_FILE": str(file)})
+    assert settings.api_key == b"s3cret-key"
+    assert "s3cret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(" \n", "empty file"), ("two words", "printable"), ("schlüssel", "printable")]
+)
+def test_a_key_that_no_header_can_carry_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    file = tmp_path / "key"
+    file.write_text(content)
+    with pytest.raises(StartError, match=message) as error:
+        read_settings({"API_KEY_FILE": str(file)})
+    assert content.strip() == "" or content not in str(error.value)
