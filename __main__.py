@@ -1,0 +1,57 @@
+"""The whole stack: from a trained model to an endpoint that answers.
+
+In creation order: network, cluster, registry and domain (`infra/eks.py`) or the cluster and repository of the config
+(`infra/existing.py`); the model's image; its service; the check that the endpoint has answered a prediction.
+Target `local` runs the same app as a process on this machine.
+"""
+
+from pathlib import Path
+
+import pulumi
+
+from infra import config
+from infra.endpoint import EndpointCheck, EndpointCheckArgs
+from infra.release import stage
+from infra.target import hold_target
+
+root = Path(__file__).parent
+settings = config.load(root)
+release = stage(root / "app", root / settings.common.model, Path(".build", settings.stack))
+hold_target(settings.common.target)
+
+# Each target imports only what it needs: `local` no cloud SDK, `kubernetes` no AWS.
+if settings.common.target == "local":
+    from infra.local import LocalService, LocalServiceArgs
+
+    service = LocalService("model", LocalServiceArgs.of(settings, release))
+    check = EndpointCheckArgs.of(settings, release, url=service.url)
+    pulumi.export("logFile", service.log_file)
+else:
+    from infra.image import ModelImage, ModelImageArgs
+    from infra.service import ModelService, ModelServiceArgs
+
+    if settings.common.target == "eks":
+        from infra.eks import eks_platform as make_platform
+    else:
+        from infra.existing import existing_platform as make_platform
+
+    platform = make_platform(settings)
+    image = ModelImage("model", ModelImageArgs.of(settings, release, platform))
+    workload = ModelServiceArgs.of(settings, release, image.reference, platform)
+    service = ModelService("model", workload, platform.workloads)
+    check = EndpointCheckArgs.of(
+        settings,
+        release,
+        url=platform.publish(service.url, service.hostname),
+        deployed=image.digest,
+        settle_seconds=platform.load_balancer.drain_seconds,
+        kubeconfig=platform.kubeconfig,
+        namespace=service.namespace,
+    )
+    pulumi.export("imageDigest", image.digest)
+    pulumi.export("logs", service.logs_command)
+
+endpoint = EndpointCheck("endpoint", check, pulumi.ResourceOptions(depends_on=[service]))
+pulumi.export("modelName", endpoint.model_name)
+pulumi.export("modelVersion", endpoint.model_version)
+pulumi.export("endpoint", endpoint.url)
