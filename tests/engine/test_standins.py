@@ -1,0 +1,416 @@
+"""The stand-ins are as strict as what they stand in for: each test breaks one thing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.standins import component, schema, wire
+from tests.standins.aws import Aws
+from tests.standins.behaviour import HalfDone, Request
+from tests.standins.cloud import Cloud, CloudError, Thing
+from tests.standins.docker import Docker
+from tests.standins.kubernetes import CLUSTER, Kubernetes, server_of
+
+REPOSITORY = "aws:ecr/repository:Repository"
+VPC = "aws:ec2/vpc:Vpc"
+SUBNET = "aws:ec2/subnet:Subnet"
+DEPLOYMENT = "kubernetes:apps/v1:Deployment"
+SERVICE = "kubernetes:core/v1:Service"
+IMAGE = "docker:index/image:Image"
+SERVER = "https://10.0.0.1"
+KUBECONFIG = f"""{{"current-context": "a", "contexts": [{{"name": "a", "context": {{"cluster": "c"}}}}],
+                  "clusters": [{{"name": "c", "cluster": {{"server": "{SERVER}"}}}}]}}"""
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Cloud:
+    return Cloud(tmp_path / "cloud")
+
+
+@pytest.fixture
+def aws(cloud: Cloud) -> Aws:
+    service = Aws(cloud)
+    service.configure({"region": "us-east-1"})
+    return service
+
+
+@pytest.fixture
+def kubernetes(cloud: Cloud) -> Kubernetes:
+    cloud.add(Thing(type=CLUSTER, id=SERVER))
+    service = Kubernetes(cloud)
+    service.configure({"kubeconfig": KUBECONFIG})
+    return service
+
+
+def failures(token: str, inputs: dict[str, Any]) -> dict[str, str]:
+    found = schema.resource_class(token)
+    assert found is not None
+    return dict(schema.failures(schema.args_class(found), inputs))
+
+
+def request(type_: str, inputs: dict[str, Any], name: str = "x", **more: Any) -> Request:
+    return Request(type_, f"urn:pulumi:dev::p::{type_}::{name}", inputs, **more)
+
+
+# --- inputs ---
+
+
+def test_a_right_input_has_no_failures() -> None:
+    scanning = {"scanOnPush": True}
+    assert not failures(REPOSITORY, {"imageScanningConfiguration": scanning, "tags": {"a.b/c": "d"}, "name": None})
+
+
+@pytest.mark.parametrize(
+    ("token", "inputs", "path", "reason"),
+    [
+        (REPOSITORY, {"imageTagMutabilty": "IMMUTABLE"}, "imageTagMutabilty", "no such property"),
+        (
+            REPOSITORY,
+            {"imageScanningConfiguration": {"scanOnPsh": True}},
+            "imageScanningConfiguration.scanOnPsh",
+            "no such",
+        ),
+        (REPOSITORY, {"imageScanningConfiguration": {}}, "imageScanningConfiguration.scanOnPush", "missing"),
+        (REPOSITORY, {"imageScanningConfiguration": []}, "imageScanningConfiguration", "must be an object"),
+        (REPOSITORY, {"forceDelete": "true"}, "forceDelete", "must be a boolean"),
+        (REPOSITORY, {"encryptionConfigurations": {"kmsKey": "k"}}, "encryptionConfigurations", "must be a list"),
+        (REPOSITORY, {"encryptionConfigurations": [{"kmsKye": "k"}]}, "encryptionConfigurations[0].kmsKye", "no such"),
+        (REPOSITORY, {"tags": {"size": 3}}, 'tags["size"]', "must be a string"),
+        (SUBNET, {"cidrBlock": "10.0.0.0/24"}, "vpcId", "missing"),
+        ("aws:kms/key:Key", {"deletionWindowInDays": 7.5}, "deletionWindowInDays", "must be a whole number"),
+        ("aws:kms/key:Key", {"deletionWindowInDays": True}, "deletionWindowInDays", "must be a whole number"),
+        (DEPLOYMENT, {"spec": {"selector": {}, "template": {}, "replica": 3}}, "spec.replica", "no such property"),
+        (DEPLOYMENT, {"spec": {"selector": {}, "template": {}, "replicas": "3"}}, "spec.replicas", "whole number"),
+        (DEPLOYMENT, {"spec": {"template": {}}}, "spec.selector", "missing"),
+        (DEPLOYMENT, {"kind": "Pod", "spec": {"selector": {}, "template": {}}}, "kind", "must be 'Deployment'"),
+        (SERVICE, {"spec": {"ports": [{"port": "80"}]}}, "spec.ports[0].port", "must be a whole number"),
+        (IMAGE, {"imageName": "a:b", "build": {"contxt": "."}}, "build.contxt", "no such property"),
+        (IMAGE, {"imageName": "a:b", "build": {"builderVersion": "Kit"}}, "build.builderVersion", "must be one of"),
+        (IMAGE, {}, "imageName", "missing"),
+    ],
+)
+def test_unknown_missing_and_mistyped_inputs_fail(token: str, inputs: dict[str, Any], path: str, reason: str) -> None:
+    found = failures(token, inputs)
+    assert path in found, found
+    assert reason in found[path]
+
+
+def test_ports_may_be_numbers_or_names() -> None:
+    for port in (8080, "http"):
+        assert not failures(SERVICE, {"spec": {"ports": [{"port": 80, "targetPort": port}]}})
+    assert failures(SERVICE, {"spec": {"ports": [{"port": 80, "targetPort": True}]}})
+
+
+def test_unknown_and_secret_values_are_looked_through() -> None:
+    assert not failures(REPOSITORY, {"forceDelete": wire.UNKNOWN})
+    assert not failures(REPOSITORY, {"forceDelete": wire.secret(True)})
+    assert failures(REPOSITORY, {"forceDelete": wire.secret("yes")})
+
+
+def test_types_and_functions_that_the_sdk_has_not_are_unknown() -> None:
+    assert schema.resource_class("aws:ecr/repository:Repositori") is None
+    assert schema.function("aws:index/getRegions2:getRegions2") is None
+
+
+def test_arguments_of_functions_are_checked() -> None:
+    found = schema.function("aws:index/getAvailabilityZones:getAvailabilityZones")
+    assert found is not None
+    assert not schema.function_failures(found, {"state": "available", "filters": [{"name": "a", "values": ["b"]}]})
+    wrong = dict(
+        schema.function_failures(found, {"stat": "available", "excludeNames": "a", "filters": [{"name": "a"}]})
+    )
+    assert wrong.keys() == {"stat", "excludeNames", "filters[0].values"}
+
+
+def test_a_function_without_an_answer_is_an_error(aws: Aws) -> None:
+    with pytest.raises(CloudError, match="no answer"):
+        aws.invoke("aws:ec2/getAmi:getAmi", {})
+
+
+def test_provider_configuration_is_checked() -> None:
+    args = schema.provider_args("kubernetes")
+    assert not schema.failures(args, {"kubeconfig": "{}", "enableServerSideApply": "true"}, encoded=True)
+    wrong = {"kubeconfig": "{}", "enableServerSideAply": "true", "deleteUnreachable": "perhaps"}
+    assert dict(schema.failures(args, wrong, encoded=True)).keys() == {"enableServerSideAply", "deleteUnreachable"}
+
+
+# --- eks ---
+
+EKS = {"autoMode": {"enabled": True}, "authenticationMode": "API", "skipDefaultNodeGroup": True}
+
+
+def test_eks_takes_auto_mode_with_access_entries() -> None:
+    scope = {"type": "cluster"}
+    entry = {"principalArn": wire.UNKNOWN, "accessPolicies": {"admin": {"policyArn": "a", "accessScope": scope}}}
+    assert not component.mistakes({**EKS, "accessEntries": {"ci": entry}, "privateSubnetIds": wire.UNKNOWN})
+
+
+@pytest.mark.parametrize(
+    ("inputs", "path"),
+    [
+        ({"authenticationMode": "CONFIG_MAP"}, "authenticationMode"),
+        ({"authenticationMode": "IAM"}, "authenticationMode"),
+        ({"publicAccessCidrs": ["203.0.113.7/32"], "endpointPublicAccess": False}, "publicAccessCidrs"),
+        ({"subnetIds": ["subnet-1"], "privateSubnetIds": ["subnet-1"]}, "subnetIds"),
+        ({"autoMode": {"enabled": wire.UNKNOWN}}, "autoMode.enabled"),
+        ({"autoMode": {"enable": True}}, "autoMode.enable"),
+        ({"corednsAddonOptions": {"enabled": "no"}}, "corednsAddonOptions.enabled"),
+        ({"upgradePolicy": {"supportTyp": "STANDARD"}}, "upgradePolicy.supportTyp"),
+        ({"accessEntries": {"ci": {}}}, 'accessEntries["ci"].principalArn'),
+    ],
+)
+def test_eks_mistakes(inputs: dict[str, Any], path: str) -> None:
+    assert path in dict(component.mistakes({**EKS, **inputs}))
+
+
+def test_eks_wants_credentials_beside_an_explicit_provider() -> None:
+    assert "providerCredentialOpts" in dict(component.mistakes(EKS, explicit_provider=True))
+
+
+CLUSTER_INPUTS = {
+    "name": "c",
+    "roleArn": "arn",
+    "vpcConfig": {"subnetIds": [], "endpointPrivateAccess": True},
+    "computeConfig": {"enabled": True},
+    "storageConfig": {"blockStorage": {"enabled": True}},
+    "kubernetesNetworkConfig": {"elasticLoadBalancing": {"enabled": True}},
+    "accessConfig": {"authenticationMode": "API"},
+}
+
+
+def test_coredns_does_not_come_up_under_auto_mode(aws: Aws) -> None:
+    aws.create(request("aws:eks/cluster:Cluster", CLUSTER_INPUTS))
+    aws.create(request("aws:eks/addon:Addon", {"clusterName": "c", "addonName": "metrics-server"}))
+    with pytest.raises(CloudError, match="DEGRADED"):
+        aws.create(request("aws:eks/addon:Addon", {"clusterName": "c", "addonName": "coredns"}))
+
+
+def test_auto_mode_is_all_or_nothing(aws: Aws) -> None:
+    with pytest.raises(CloudError, match="all be automatic"):
+        aws.create(request("aws:eks/cluster:Cluster", {**CLUSTER_INPUTS, "storageConfig": {}}))
+
+
+# --- aws ---
+
+
+def test_aws_needs_a_region(cloud: Cloud) -> None:
+    with pytest.raises(CloudError, match="aws:region"):
+        Aws(cloud).configure({})
+
+
+def test_what_is_in_use_cannot_be_deleted(aws: Aws) -> None:
+    vpc = aws.create(request(VPC, {"cidrBlock": "10.0.0.0/16"}))
+    subnet = aws.create(request(SUBNET, {"vpcId": vpc.id, "cidrBlock": "10.0.0.0/24"}))
+    with pytest.raises(CloudError, match="DependencyViolation"):
+        aws.delete(request(VPC, {}, id=vpc.id))
+    aws.delete(request(SUBNET, {}, id=subnet.id))
+    aws.delete(request(VPC, {}, id=vpc.id))
+    assert not aws.cloud.things()
+
+
+def test_deleting_what_is_not_there_is_an_error(aws: Aws) -> None:
+    with pytest.raises(CloudError, match="does not exist"):
+        aws.delete(request(VPC, {}, id="vpc-0123456789abcdef0"))
+
+
+def test_ids_that_nothing_has_are_refused(aws: Aws) -> None:
+    with pytest.raises(CloudError, match="vpc-0123456789abcdef0 does not exist"):
+        aws.create(request(SUBNET, {"vpcId": "vpc-0123456789abcdef0"}))
+
+
+def test_names_are_unique(aws: Aws) -> None:
+    aws.create(request(REPOSITORY, {"name": "model"}))
+    with pytest.raises(CloudError, match="already exists"):
+        aws.create(request(REPOSITORY, {"name": "model"}, name="y"))
+
+
+def test_a_repository_with_images_is_kept(aws: Aws) -> None:
+    made = aws.create(request(REPOSITORY, {"name": "model"}))
+    aws.cloud.push(made.values["repositoryUrl"], "1", "sha256:1")
+    with pytest.raises(CloudError, match="RepositoryNotEmpty"):
+        aws.delete(request(REPOSITORY, {}, id="model"))
+    aws.update(request(REPOSITORY, {"name": "model", "forceDelete": True}, id="model"))
+    aws.delete(request(REPOSITORY, {}, id="model"))
+
+
+def test_chosen_names_stay(aws: Aws) -> None:
+    first = aws.check(request(REPOSITORY, {}, seed=b"1"))["name"]
+    assert first.startswith("x-")
+    assert aws.check(request(REPOSITORY, {}, seed=b"2", olds={"name": first}))["name"] == first
+
+
+def test_documents_must_be_json(aws: Aws) -> None:
+    with pytest.raises(CloudError, match="invalid JSON"):
+        aws.check(request("aws:ecr/repositoryPolicy:RepositoryPolicy", {"repository": "model", "policy": "{"}))
+
+
+def test_types_without_a_replacement_rule_are_refused(aws: Aws) -> None:
+    with pytest.raises(CloudError, match="add it to REPLACES"):
+        aws.check(request("aws:s3/bucket:Bucket", {}))
+
+
+def test_what_replaces(aws: Aws, kubernetes: Kubernetes) -> None:
+    assert aws.replaces(VPC, "cidrBlock", {})
+    assert not aws.replaces(VPC, "tags.owner", {})
+    assert kubernetes.replaces(DEPLOYMENT, "spec.selector.matchLabels.app", {})
+    assert not kubernetes.replaces(DEPLOYMENT, "spec.selectors", {})
+    assert kubernetes.replaces("kubernetes:core/v1:Secret", "stringData.key", {})
+
+
+def test_a_network_outlives_its_cluster(aws: Aws) -> None:
+    table = aws.create(request("aws:ec2/route:Route", {"routeTableId": "t"}))
+    aws.create(request("aws:eks/cluster:Cluster", CLUSTER_INPUTS))
+    with pytest.raises(CloudError, match="would lose their way out"):
+        aws.delete(request("aws:ec2/route:Route", {}, id=table.id))
+
+
+# --- docker ---
+
+
+@pytest.fixture
+def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "context").mkdir()
+    (tmp_path / "context/Dockerfile").write_text("ARG BASE\nFROM $BASE\nCOPY --chown=1 app.py /\n")
+    (tmp_path / "context/app.py").write_text("1")
+    return tmp_path / "context"
+
+
+def image(cloud: Cloud, name: str, **build: Any) -> Thing:
+    docker = Docker(cloud)
+    inputs = {"imageName": name, "build": {"context": "context", "dockerfile": "context/Dockerfile", **build}}
+    return docker.create(request(IMAGE, docker.check(request(IMAGE, inputs)), name))
+
+
+def test_a_digest_is_the_contents(cloud: Cloud, context: Path) -> None:
+    first = image(cloud, "registry/a:1").values["repoDigest"]
+    (context / "app.py").write_text("2")
+    second = image(cloud, "registry/a:2").values["repoDigest"]
+    assert first != second
+    cloud.remove(cloud.things(IMAGE)[0])
+    cloud.remove(cloud.things(IMAGE)[0])
+    (context / "app.py").write_text("1")
+    assert image(cloud, "registry/a:3").values["repoDigest"] == first
+
+
+def test_a_build_follows_the_dockerfile(cloud: Cloud, context: Path) -> None:
+    with pytest.raises(CloudError, match="no ARG BAES"):
+        image(cloud, "registry/a:1", args={"BAES": "python"})
+    (context / "app.py").unlink()
+    with pytest.raises(CloudError, match=r"COPY failed: app\.py"):
+        image(cloud, "registry/a:1")
+    (context / "Dockerfile").unlink()
+    with pytest.raises(CloudError, match="could not open dockerfile"):
+        image(cloud, "registry/a:1")
+
+
+def test_a_push_needs_a_login_a_repository_and_a_free_tag(aws: Aws, cloud: Cloud, context: Path) -> None:
+    aws.invoke("aws:ecr/getAuthorizationToken:getAuthorizationToken", {})
+    ((server, (login,)),) = cloud.logins().items()
+    docker = Docker(cloud)
+
+    def push(registry: dict[str, str]) -> None:
+        inputs = {
+            "imageName": f"{server}/model:1",
+            "registry": registry,
+            "build": {"context": "context", "dockerfile": "context/Dockerfile"},
+        }
+        docker.outputs(request(IMAGE, docker.check(request(IMAGE, inputs))), "")
+
+    good = {"server": server, "username": "AWS", "password": login.split(":")[1]}
+    with pytest.raises(CloudError, match="no basic auth"):
+        push({**good, "password": "guess"})
+    with pytest.raises(CloudError, match="does not exist"):
+        push(good)
+    aws.create(request(REPOSITORY, {"name": "model", "imageTagMutability": "IMMUTABLE"}))
+    push(good)
+    push(good)
+    (context / "app.py").write_text("2")
+    with pytest.raises(CloudError, match="immutable"):
+        push(good)
+
+
+# --- kubernetes ---
+
+
+def deployment(image: str = "registry/a@sha256:1", **spec: Any) -> dict[str, Any]:
+    labels = {"app": "a"}
+    pod = {"containers": [{"name": "a", "image": image}], **spec}
+    return {
+        "metadata": {"name": "a", "namespace": "default"},
+        "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": pod}},
+    }
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What never comes is not waited for."""
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    wait = Cloud.wait
+    monkeypatch.setattr(Cloud, "wait", lambda self, found, otherwise: wait(self, found, otherwise, seconds=0))
+
+
+def test_a_kubeconfig_names_a_server() -> None:
+    assert server_of(KUBECONFIG) == SERVER
+    assert server_of(wire.UNKNOWN) == server_of("no yaml: [") == server_of("{}") == ""
+
+
+def test_a_cluster_that_is_gone_is_unreachable(kubernetes: Kubernetes) -> None:
+    kubernetes.cloud.remove(kubernetes.cloud.only(CLUSTER))
+    with pytest.raises(CloudError, match="unreachable"):
+        kubernetes.create(request(DEPLOYMENT, deployment()))
+
+
+def test_a_namespace_must_be_there(kubernetes: Kubernetes) -> None:
+    inputs = deployment()
+    inputs["metadata"]["namespace"] = "models"
+    with pytest.raises(CloudError, match='namespaces "models" not found'):
+        kubernetes.create(request(DEPLOYMENT, inputs))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"serviceAccountName": "robot"}, "ServiceAccount 'robot'"),
+        ({"volumes": [{"name": "key", "secret": {"secretName": "key"}}]}, "Secret 'key'"),
+        ({"image": "registry/known@sha256:2"}, "ImagePullBackOff"),
+    ],
+)
+def test_pods_that_cannot_start_leave_a_broken_deployment(
+    kubernetes: Kubernetes, spec: dict[str, Any], message: str
+) -> None:
+    kubernetes.cloud.push("registry/known", "1", "sha256:1")
+    with pytest.raises(HalfDone, match=message):
+        kubernetes.create(request(DEPLOYMENT, deployment(**spec)))
+    assert kubernetes.cloud.find(DEPLOYMENT, "default/a", SERVER)
+
+
+def test_labels_must_match(kubernetes: Kubernetes) -> None:
+    inputs = deployment()
+    inputs["spec"]["template"]["metadata"]["labels"] = {"app": "b"}
+    with pytest.raises(CloudError, match="does not match"):
+        kubernetes.create(request(DEPLOYMENT, inputs))
+    service = {"metadata": {"name": "s", "namespace": "default"}, "spec": {"selector": {"app": "c"}}}
+    kubernetes.create(request(DEPLOYMENT, deployment()))
+    with pytest.raises(HalfDone, match="does not target any Pods"):
+        kubernetes.create(request(SERVICE, service))
+
+
+def test_a_load_balancer_class_stays(kubernetes: Kubernetes) -> None:
+    service = {"metadata": {"name": "s", "namespace": "default"}, "spec": {"selector": {"app": "a"}}}
+    kubernetes.create(request(DEPLOYMENT, deployment()))
+    kubernetes.create(request(SERVICE, service))
+    changed = {**service, "spec": {**service["spec"], "loadBalancerClass": "other"}}
+    with pytest.raises(CloudError, match="may not change"):
+        kubernetes.update(request(SERVICE, changed, id="default/s"))
+
+
+def test_custom_resources_are_those_of_auto_mode(kubernetes: Kubernetes) -> None:
+    pool = {"apiVersion": "karpenter.sh/v1", "kind": "NodePool", "metadata": {"name": "a"}, "spec": {}}
+    assert not kubernetes.foreign_failures("kubernetes:karpenter.sh/v1:NodePool", pool)
+    wrong = dict(kubernetes.foreign_failures("kubernetes:karpenter.sh/v1:NodePool", {**pool, "spek": {}}))
+    assert wrong.keys() == {"spek"}
+    assert kubernetes.foreign_failures("kubernetes:karpenter.sh/v1:NodePools", pool)
