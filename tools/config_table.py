@@ -6,6 +6,7 @@ current.
 
 import sys
 from pathlib import Path
+from typing import cast
 
 from infra.config import Key, catalog
 
@@ -16,7 +17,8 @@ END = "<!-- end of config table -->\n"
 
 def row(key: Key) -> str:
     """One line of the table."""
-    default = ", ".join(key.default) if isinstance(key.default, tuple) else str(key.default)
+    is_list = isinstance(key.default, tuple)
+    default = ", ".join(cast(tuple[str, ...], key.default)) if is_list else str(key.default)
     default = {"None": "", "True": "true", "False": "false"}.get(default, default)
     targets = ", ".join(sorted(key.targets, key=("local", "kubernetes", "eks").index))
     rule = "secret: " + key.rule.text if key.secret else key.rule.text

@@ -1,0 +1,47 @@
+# From a model to an endpoint. `make` lists what there is; tools/run.py does it.
+#   STACK=local|dev|prod  the stack (any that has a Pulumi.<stack>.yaml)
+#   YES=1                 do not ask before changing a stack other than local
+
+STACK ?= local
+export STACK
+run := @tools/python -m tools.run
+
+.DEFAULT_GOAL := help
+.PHONY: help up preview output down env test check e2e bench docs lock
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9]*\):.* ## /\1\t/p' Makefile | tr -s '$$' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^#   /  /p' Makefile
+
+up: ## bring the stack up; prints the endpoint and a curl that works
+	$(run) up
+
+preview: ## show what `up` would change
+	$(run) preview
+
+output: ## print the endpoint and nothing else
+	$(run) output
+
+down: ## destroy what the stack made
+	$(run) down
+
+env: ## print the shell lines for bare `pulumi` commands: eval "$$(make -s env)"
+	$(run) env
+
+test: ## run every test that needs no root and no cluster
+	$(run) test
+
+check: ## lint, format and types
+	$(run) check
+
+e2e: ## run the tests on a real cluster
+	$(run) e2e
+
+bench: ## measure the README's figures
+	$(run) bench
+
+docs: ## write the README's generated table
+	$(run) docs
+
+lock: ## compile the lock files again from the .in files
+	$(run) locks

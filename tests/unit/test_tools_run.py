@@ -1,0 +1,120 @@
+"""tools/run.py and the Makefile in front of it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tools import run
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clone with the stacks dev and prod, whose model takes two numbers."""
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    for stack in ("dev", "prod"):
+        (tmp_path / f"Pulumi.{stack}.yaml").write_text("config:\n  aws:region: us-east-1\n")
+    (tmp_path / "app/model").mkdir(parents=True)
+    (tmp_path / "app/model/model.json").write_text('{"example": {"input": [1, 2]}}')
+    return tmp_path
+
+
+def configure(clone: Path, stack: str, line: str) -> None:
+    (clone / f"Pulumi.{stack}.yaml").write_text(f"config:\n  {line}\n")
+
+
+def test_make_alone_lists_every_target() -> None:
+    text = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^([a-z0-9]+):", text, re.MULTILINE)
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert re.findall(r"^  make (\S+) +\S", listed, re.MULTILINE) == targets
+    assert set(re.findall(r"\$\(run\) (\w+)", text)) == set(run.COMMANDS)
+    assert set(re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)[0].split()) == set(targets)
+
+
+def test_an_unknown_stack_is_refused_before_anything_is_made(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STACK", "porod")
+    assert run.main(["up"]) == 1
+    said = capfd.readouterr().err
+    assert "STACK=porod: there is no Pulumi.porod.yaml. Stacks here: dev, local, prod" in said
+    assert not (clone / ".venv").exists()
+
+
+def test_an_unknown_command_lists_the_known_ones(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["upp"]) == 2
+    assert "up, preview, output" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("stack", "environment", "flags"),
+    [
+        ("local", {}, ["--yes", "--skip-preview"]),
+        ("dev", {}, []),
+        ("dev", {"YES": "1"}, ["--yes"]),
+        ("prod", {"CI": "true"}, ["--yes"]),
+        ("prod", {"YES": "0"}, []),
+    ],
+)
+def test_only_local_changes_without_being_asked(
+    monkeypatch: pytest.MonkeyPatch, stack: str, environment: dict[str, str], flags: list[str]
+) -> None:
+    for name in ("YES", "CI"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert run.consent(stack) == flags
+
+
+@pytest.mark.usefixtures("clone")
+def test_the_curl_sends_the_models_own_example() -> None:
+    call = run.curl(run.Pulumi("local", {}), "http://127.0.0.1:1")
+    assert call == """curl http://127.0.0.1:1/predict -d '{"input": [1, 2]}'"""
+
+
+def test_the_curl_of_another_model_or_example(clone: Path) -> None:
+    (clone / "mine").mkdir()
+    (clone / "mine/model.json").write_text('{"example": {"input": ["it\'s"]}}')
+    configure(clone, "dev", "model-endpoint:model: mine")
+    assert run.example("dev") == """{"input": ["it's"]}"""
+    configure(clone, "dev", """model-endpoint:example: '{"x": 1}'""")
+    assert run.example("dev") == '{"x": 1}'
+
+
+@pytest.mark.parametrize(
+    ("variables", "ask"),
+    [
+        ({}, "pulumi config get apiKey --stack dev"),
+        ({"PATH": "x"}, 'eval "$(make -s env)" && pulumi config get apiKey --stack dev'),
+    ],
+)
+def test_the_curl_fetches_the_key_and_does_not_show_it(clone: Path, variables: dict[str, str], ask: str) -> None:
+    configure(clone, "dev", "model-endpoint:apiKey:\n    secure: v1:c2VjcmV0")
+    call = run.curl(run.Pulumi("dev", variables), "http://x")
+    assert f'-H "Authorization: Bearer $({ask})"' in call
+    assert "c2VjcmV0" not in call
+
+
+def test_env_prints_lines_that_a_shell_reads_back(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run.environment, "ensure", lambda _root: None)
+    monkeypatch.setattr(run, "variables", lambda: {"A": "it's $HOME; here", "B": "b"})
+    assert run.main(["env"]) == 0
+    lines = capfd.readouterr().out
+    read = subprocess.run(["sh", "-c", f'{lines}printf "%s|%s" "$A" "$B"'], capture_output=True, text=True, check=True)
+    assert read.stdout == "it's $HOME; here|b"
+
+
+def test_cluster_tests_that_are_not_there_fail(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "END_TO_END_TESTS", clone / "tests/e2e")
+    assert run.main(["e2e"]) == 1
+    assert "nothing was tested" in capfd.readouterr().err

@@ -1,0 +1,96 @@
+"""The clone's virtual environment: made once, and brought up to date when a lock file has changed."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tools.pulumi.obtain import say
+
+UV_LOCK = "tools/uv.lock"
+PROGRAM_LOCKS = ("app/requirements.lock", "requirements.lock")
+TEST_LOCK = "requirements-dev.lock"
+
+
+class EnvironmentMissingError(Exception):
+    """The virtual environment could not be made; the message says why and what to do."""
+
+
+def ensure(root: Path, *, tests: bool = False) -> Path:
+    """The folder of the environment's programs, with what the program needs installed, and what `tests` need on top.
+
+    What has been installed for the tests stays: an environment that has it is kept up to date with it.
+    """
+    home = root / ".venv"
+    stamp = home / "locks"
+    with one_at_a_time(root):
+        python = f"Python {sys.version_info.major}.{sys.version_info.minor}\n"
+        installed = stamp.read_text() if stamp.is_file() else ""
+        locks = [*PROGRAM_LOCKS, *([TEST_LOCK] if tests or TEST_LOCK in installed else [])]
+        wanted = python + "".join(f"{sha256(root / lock)}  {lock}\n" for lock in [UV_LOCK, *locks])
+        if not (home / "bin/python").exists() or (installed and not installed.startswith(python)):
+            create(home)
+            installed = ""
+        if installed != wanted:
+            stamp.unlink(missing_ok=True)
+            install(root, locks)
+            stamp.write_text(wanted)
+    return home / "bin"
+
+
+@contextmanager
+def one_at_a_time(root: Path) -> Generator[None]:
+    """A second command in the same clone waits; the lock is on the folder itself, so nothing is left behind."""
+    folder = os.open(root, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def create(home: Path) -> None:
+    """An empty environment with pip, of the Python that runs this."""
+    say(f"Python: making the virtual environment .venv with Python {sys.version.split()[0]}")
+    shutil.rmtree(home, ignore_errors=True)
+    try:
+        venv.create(home, with_pip=True)
+    except (subprocess.CalledProcessError, ImportError) as error:
+        shutil.rmtree(home, ignore_errors=True)
+        raise EnvironmentMissingError(
+            f"{sys.executable} cannot make a virtual environment: its venv or ensurepip is missing.\n"
+            "  On Debian and Ubuntu: apt install python3-venv; or name another Python: make PYTHON=/path/to/python3 ..."
+        ) from error
+
+
+def install(root: Path, locks: list[str]) -> None:
+    """Exactly what the lock files name, each file checked against its hashes."""
+    python = str(root / ".venv/bin/python")
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--require-hashes"]
+    requirements = [f"--requirement={lock}" for lock in locks]
+    say(f"Python: installing the locked packages of {', '.join(locks)}")
+    run(root, [*pip, f"--requirement={UV_LOCK}"])
+    uv = [str(root / ".venv/bin/uv"), "pip", "sync", "--quiet", f"--python={python}", "--require-hashes"]
+    if subprocess.run([*uv, UV_LOCK, *locks], cwd=root, check=False).returncode:
+        # pip has just reached an index to get uv itself; uv does not read pip's settings for mirrors and certificates.
+        say("Python: uv failed; installing with pip instead, which takes a minute or two")
+        run(root, [*pip, *requirements])
+
+
+def run(root: Path, command: list[str]) -> None:
+    """Run a command that must succeed; it has said itself what went wrong."""
+    if subprocess.run(command, cwd=root, stdout=sys.stderr, check=False).returncode:
+        raise EnvironmentMissingError("the locked packages could not be installed; the reason stands above")
+
+
+def sha256(file: Path) -> str:
+    """The digest of a file's content."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()

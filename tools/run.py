@@ -1,0 +1,235 @@
+"""What the make targets do: `tools/python -m tools.run <command>`, with STACK and YES from the environment.
+
+Each command first sees to what it needs (the virtual environment, the Pulumi CLI, a place for state), says so only when
+there is something to do, and then hands over to the real thing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools import environment, state
+from tools.pulumi import obtain
+from tools.pulumi.obtain import say
+
+ROOT = Path(__file__).parents[1]
+EMBEDDED_STACK = "local"
+"""The one stack that needs no config file, creates nothing outside the clone, and is therefore never asked about."""
+END_TO_END_TESTS = ROOT / "tests/e2e"
+
+
+class UsageError(Exception):
+    """A command that cannot be done as it was given; the message says what can."""
+
+
+@dataclass(frozen=True)
+class Pulumi:
+    """The CLI, ready to run on one stack."""
+
+    stack: str
+    variables: dict[str, str]
+    """What it needs in its environment besides the user's own."""
+
+    def __call__(self, *arguments: str) -> int:
+        """Run it in front of the user."""
+        return subprocess.run(["pulumi", *arguments], cwd=ROOT, env=self.environment, check=False).returncode
+
+    def select(self) -> int:
+        """Make the stack, if it is new, and the current one, so that bare commands mean it as well."""
+        own = self.environment.get("PULUMI_BACKEND_URL") == state.backend(ROOT)
+        if own and state.Selection(ROOT).holds(self.stack):
+            return 0
+        failed = self("stack", "select", "--create", self.stack)
+        if own and not failed:
+            state.Selection(ROOT).remember(self.stack)
+        return failed
+
+    def output(self, name: str) -> str | None:
+        """A stack output, or None when the stack has no such output."""
+        command = ["pulumi", "stack", "output", name, "--stack", self.stack]
+        answer = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
+        return answer.stdout.strip() or None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The user's environment with what the CLI needs."""
+        return os.environ | self.variables
+
+
+def variables() -> dict[str, str]:
+    """PATH and Pulumi's own variables, as `make env` prints them."""
+    cli = obtain.obtain(obtain.Place(cache=obtain.default_cache()))
+    path = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    found = {} if str(cli) in path else {"PATH": os.pathsep.join([str(cli), *path])}
+    if "PULUMI_SKIP_UPDATE_CHECK" not in os.environ:
+        found["PULUMI_SKIP_UPDATE_CHECK"] = "true"
+    if "USER" not in os.environ:
+        found["USER"] = f"uid-{os.getuid()}"  # the CLI needs one where the system's list of users has no entry for it
+    return found | state.variables(ROOT, os.environ)
+
+
+def pulumi() -> Pulumi:
+    """The CLI on the stack that STACK names, with the program's environment in place."""
+    stack = os.environ.get("STACK") or EMBEDDED_STACK
+    known = sorted({EMBEDDED_STACK} | {file.name.split(".")[1] for file in ROOT.glob("Pulumi.*.yaml")})
+    if stack.rpartition("/")[2] not in known:
+        raise UsageError(
+            f"STACK={stack}: there is no Pulumi.{stack}.yaml. Stacks here: {', '.join(known)}.\n"
+            f"  To make another: pulumi stack init {stack} && pulumi config set target <local|kubernetes|eks>"
+        )
+    environment.ensure(ROOT)
+    return Pulumi(stack, variables())
+
+
+def consent(stack: str) -> list[str]:
+    """Flags for a command that changes the stack: Pulumi shows the plan and asks, unless it is told not to."""
+    if stack == EMBEDDED_STACK:
+        return ["--yes", "--skip-preview"]
+    return ["--yes"] if os.environ.get("YES") == "1" or os.environ.get("CI") else []
+
+
+def up() -> int:
+    """Bring the stack up, then print where it answers and how to call it."""
+    cli = pulumi()
+    failed = cli.select() or cli("up", "--stack", cli.stack, *consent(cli.stack))
+    if failed:
+        return failed
+    endpoint = cli.output("endpoint")
+    if endpoint:
+        print(f"\nendpoint: {endpoint}\n\n  {curl(cli, endpoint)}\n")
+    return 0
+
+
+def curl(cli: Pulumi, endpoint: str) -> str:
+    """A call that works when it is pasted into a shell. A key is fetched by it, never shown in it."""
+    key = ""
+    if setting(cli.stack, "apiKey") is not None:
+        ask = f"pulumi config get apiKey --stack {cli.stack}"
+        if cli.variables:
+            ask = f'eval "$(make -s env)" && {ask}'
+        key = f' -H "Authorization: Bearer $({ask})"'
+    return f"curl {endpoint}/predict{key} -d {shlex.quote(example(cli.stack))}"
+
+
+def example(stack: str) -> str:
+    """The body of a prediction that the stack's model understands."""
+    configured = setting(stack, "example")
+    if configured:
+        return configured
+    model = json.loads((ROOT / (setting(stack, "model") or "app/model") / "model.json").read_text())
+    return json.dumps(model["example"])
+
+
+def setting(stack: str, key: str) -> str | None:
+    """A key's text in the stack's config file, which Pulumi writes one key a line; "" when it is more than a text."""
+    file = ROOT / f"Pulumi.{stack.rpartition('/')[2]}.yaml"
+    text = file.read_text() if file.is_file() else ""
+    found = re.search(rf"^ +model-endpoint:{key}:(.*)$", text, re.MULTILINE)
+    return found[1].strip().strip("'\"") if found else None
+
+
+def preview() -> int:
+    """Show what `up` would change."""
+    cli = pulumi()
+    return cli.select() or cli("preview", "--stack", cli.stack)
+
+
+def output() -> int:
+    """Print the endpoint and nothing else."""
+    cli = pulumi()
+    return cli("stack", "output", "endpoint", "--stack", cli.stack)
+
+
+def down() -> int:
+    """Destroy what the stack made; the stack itself, its config and its history stay."""
+    cli = pulumi()
+    return cli("destroy", "--stack", cli.stack, *consent(cli.stack))
+
+
+def env() -> int:
+    """Print the shell lines that make bare `pulumi` commands work in the clone."""
+    environment.ensure(ROOT)
+    for name, value in variables().items():
+        print(f"export {name}={shlex.quote(value)}")
+    return 0
+
+
+def in_environment(*command: str, cli: bool = False) -> int:
+    """Run a program of the virtual environment, with what the tests need installed; `cli` puts Pulumi on its PATH."""
+    programs = environment.ensure(ROOT, tests=True)
+    settings = os.environ | ({"PATH": variables().get("PATH", os.environ["PATH"])} if cli else {})
+    return subprocess.run([str(programs / command[0]), *command[1:]], cwd=ROOT, env=settings, check=False).returncode
+
+
+def check() -> int:
+    """Lint, format and types; all of them run, whatever the first one finds."""
+    results = [
+        in_environment("ruff", "check"),
+        in_environment("ruff", "format", "--check"),
+        in_environment("basedpyright"),
+        in_environment("python", "-m", "tools.config_table", "--check"),
+    ]
+    return max(results)
+
+
+def test() -> int:
+    """Every test that needs no root and no cluster."""
+    return in_environment("pytest", "--numprocesses=auto", f"--ignore={END_TO_END_TESTS}", cli=True)
+
+
+def e2e() -> int:
+    """The tests on a real cluster."""
+    if not any(END_TO_END_TESTS.rglob("test_*.py")):
+        raise UsageError("there are no cluster tests yet: tests/e2e comes with issue 5, and nothing was tested")
+    return in_environment("pytest", str(END_TO_END_TESTS), cli=True)
+
+
+def bench() -> int:
+    """Measure the README's figures and write them there."""
+    return in_environment("python", "-m", "bench", cli=True)
+
+
+def docs() -> int:
+    """Write the README's generated table."""
+    return in_environment("python", "-m", "tools.config_table")
+
+
+def locks() -> int:
+    """Compile the lock files again; `app` first, because the others are held to it."""
+    uv = ("uv", "pip", "compile", "--quiet", "--universal", "--python-version=3.11", "--generate-hashes", "--no-header")
+    for source in ("tools/uv", "app/requirements", "requirements", "requirements-dev"):
+        failed = in_environment(*uv, f"--output-file={source}.lock", f"{source}.in")
+        if failed:
+            return failed
+    return 0
+
+
+COMMANDS: dict[str, Callable[[], int]] = {
+    command.__name__: command for command in (up, preview, output, down, env, check, test, e2e, bench, docs, locks)
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command; its exit status."""
+    if len(arguments) != 1 or arguments[0] not in COMMANDS:
+        say(f"one of: {', '.join(COMMANDS)}")
+        return 2
+    try:
+        return COMMANDS[arguments[0]]()
+    except (UsageError, obtain.CliError, environment.EnvironmentMissingError, OSError) as error:
+        say(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
