@@ -1,0 +1,47 @@
+"""A real Kubernetes cluster for the tests: the one that E2E_KUBECONFIG names, else one of our own.
+
+    with cluster() as c:
+        c.kubectl("get", "nodes")
+
+Our own is one node of Kubernetes in namespaces of its own (processes, mounts, network) with a registry, DNS, metrics
+and load balancers. It is gone when the block ends, and also when the process is killed. The modules:
+
+own       start, use and stop it        given     the cluster of E2E_KUBECONFIG instead
+guard     the process that outlives the tests to clear away; slots: what there is to clear
+node      process 1 of the namespaces   plan      what it runs, with pki: the keys
+add_ons   DNS and metrics               images    images without a builder
+programs  where the binaries come from; kube/ and metrics/: their Go modules
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.e2e.cluster import own, programs
+from tests.e2e.cluster.api import Cluster, ClusterError
+from tests.e2e.cluster.given import GivenCluster
+from tests.e2e.cluster.own import OwnCluster
+
+__all__ = ["Cluster", "ClusterError", "GivenCluster", "OwnCluster", "cluster", "unavailable"]
+
+
+@contextmanager
+def cluster(cache: Path | None = None, state: Path | None = None) -> Generator[Cluster]:
+    """The cluster for these tests.
+
+    `cache` is where binaries are kept for the next time, by default the user's. `state` is the folder in which our own
+    cluster makes a folder for its state, by default the one for temporary files.
+    """
+    if os.environ.get("E2E_KUBECONFIG"):
+        yield GivenCluster(os.environ)
+        return
+    with own.started(cache, state) as started:
+        yield started
+
+
+def unavailable() -> str | None:
+    """Why there can be no cluster here; None when there can."""
+    return None if os.environ.get("E2E_KUBECONFIG") else programs.unavailable()
