@@ -134,7 +134,12 @@ def clone(into: Path, *, environment: bool = True) -> Path:
 
 def isolated(folder: Path) -> dict[str, str]:
     """The user's environment without a Pulumi login, but with the user's caches."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PULUMI_")}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        # Byte code is what every user has from the second run on.
+        if not name.startswith("PULUMI_") and name != "PYTHONDONTWRITEBYTECODE"
+    }
     return kept | {"PULUMI_HOME": str(folder / "pulumi-home")}
 
 

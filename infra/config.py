@@ -44,6 +44,9 @@ class ConfigError(pulumi.RunError):
         )
 
 
+_SHOWN = 60
+"""Characters of a value in a message."""
+
 GROUPS: Mapping[str, type[Group]] = {
     name: kind for name, kind in get_type_hints(Settings).items() if isinstance(kind, type) and issubclass(kind, Group)
 }
@@ -153,7 +156,7 @@ def read(
             problems.append(Problem(name, "[hidden]", "is a secret in plain text", _set(key)))
     if not any(problem.key == "target" for problem in problems):
         broken = {problem.key for problem in problems}
-        later = [*_strangers(keys, values), *_contradictions(values, secrets, region)]
+        later = [*_strangers(keys, values, raw), *_contradictions(values, raw, secrets, region)]
         problems += [problem for problem in later if problem.key not in broken]
     if problems:
         raise ConfigError(stack, problems)
@@ -177,21 +180,23 @@ def _group(kind: type[Any], values: Mapping[str, Any]) -> Any:
 
 
 def _shown(text: str) -> str:
-    """`text` for a message: quoted, and short."""
-    return json.dumps(text if len(text) <= 60 else text[:57] + "...")
+    """`text` for a message: quoted, and short; what has several lines is a document that may hold secrets."""
+    if not text:
+        return "(not set)"
+    return "[hidden]" if "\n" in text else json.dumps(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
 
 
 def _set(key: Key) -> str:
     return f"pulumi config set {'--secret ' if key.secret else ''}{key.name} {key.rule.example}"
 
 
-def _strangers(keys: Mapping[str, Key], values: Mapping[str, Any]) -> list[Problem]:
+def _strangers(keys: Mapping[str, Key], values: Mapping[str, Any], raw: Mapping[str, str]) -> list[Problem]:
     """Keys that were set although the target does not use them."""
     target = values["target"]
     return [
         Problem(
             name,
-            "[hidden]" if key.secret else _shown(str(values[name])),
+            "[hidden]" if key.secret else _shown(raw[name]),
             f"is a key of target {' or '.join(sorted(key.targets))}; this stack's target is {target}",
             f"pulumi config rm {name}",
         )
@@ -200,16 +205,22 @@ def _strangers(keys: Mapping[str, Key], values: Mapping[str, Any]) -> list[Probl
     ]
 
 
-def _contradictions(values: Mapping[str, Any], secrets: Set[str], region: str | None) -> list[Problem]:
+def _contradictions(
+    values: Mapping[str, Any], raw: Mapping[str, str], secrets: Set[str], region: str | None
+) -> list[Problem]:
     """What no single key shows: keys that do not go together, and what a target cannot do without."""
     checks = {
         "local": [],
         "kubernetes": [*_workload_checks(values), *_existing_checks(values, secrets)],
         "eks": [*_workload_checks(values), *_eks_checks(values, region)],
     }[values["target"]]
-    return [
-        Problem(key, _shown(str(values.get(key, ""))), rule, command) for wrong, key, rule, command in checks if wrong
-    ]
+    return [Problem(key, _given(values, raw, key), rule, command) for wrong, key, rule, command in checks if wrong]
+
+
+def _given(values: Mapping[str, Any], raw: Mapping[str, str], key: str) -> str:
+    """What was set, or what the default is, for a message."""
+    empty = values.get(key) in (None, "", ())
+    return _shown("" if empty else raw.get(key, str(values[key])))
 
 
 Check = tuple[bool, str, str, str]

@@ -175,6 +175,24 @@ def test_keys_that_do_not_go_together(raw: dict[str, str], key: str, rule: str) 
     assert rule in problems(raw)[key][1]
 
 
+def test_what_was_not_set_is_called_so() -> None:
+    found = problems({"target": "eks", "publicAccessCidrs": "[]"}, region=None)
+    assert {key: value for key, (value, _, _) in found.items()} == dict.fromkeys(
+        ("aws:region", "owner", "costCenter", "publicAccessCidrs"), "(not set)"
+    )
+
+
+def test_a_default_that_does_not_fit_is_shown() -> None:
+    value, rule, _ = problems({**EKS, "maxReplicas": "2"})["replicas"]
+    assert (value, rule) == ('"3"', "must not exceed maxReplicas, 2")
+
+
+def test_the_text_of_a_kubeconfig_is_never_shown() -> None:
+    with pytest.raises(ConfigError) as caught:
+        settings({**KUBERNETES, "kubeconfig": "apiVersion: v1\nusers: [{token: hush}]"})
+    assert "hush" not in str(caught.value)
+
+
 def test_a_registry_password_without_a_user_name_is_refused() -> None:
     found = problems({**KUBERNETES, "registryPassword": "hunter2"}, {"registryPassword"})
     assert set(found) == {"registryUsername"}
