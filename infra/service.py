@@ -29,8 +29,12 @@ _STOP_MARGIN_SECONDS = 10
 
 _KEY_FOLDER = "/var/run/secrets/model-endpoint"
 _KEY_FILE = "api-key"
-_STARTUP_PERIOD = 2
+_STARTUP_PERIOD = 1
+_MIN_READY_SECONDS = 5
+"""A pod that is ready for less does not count: one that dies of its first requests never replaces a good one."""
 _TMP_SIZE = "256Mi"
+_DECLARED = {"pulumi.com/patchForce": "true"}
+"""What is declared here wins over a hand edit: without it, refresh and `up` stop at a conflict of field managers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +107,7 @@ class ModelService(pulumi.ComponentResource):
             f"{name}-namespace", metadata={"labels": {**labels, **_pod_security()}}, opts=child
         )
         self.namespace = namespace.metadata.apply(_name)
-        metadata = k8s.meta.v1.ObjectMetaArgs(namespace=self.namespace, labels=labels)
+        metadata = k8s.meta.v1.ObjectMetaArgs(namespace=self.namespace, labels=labels, annotations=_DECLARED)
         pull_secrets = None
         if args.pull_secret is not None:
             login = k8s.core.v1.Secret(
@@ -136,7 +140,7 @@ class ModelService(pulumi.ComponentResource):
             )
         deployment = k8s.apps.v1.Deployment(
             f"{name}-deployment",
-            metadata=k8s.meta.v1.ObjectMetaArgs(namespace=self.namespace, labels=versioned),
+            metadata=k8s.meta.v1.ObjectMetaArgs(namespace=self.namespace, labels=versioned, annotations=_DECLARED),
             spec=k8s.apps.v1.DeploymentSpecArgs(
                 replicas=settings.replicas,
                 selector=k8s.meta.v1.LabelSelectorArgs(match_labels=selector),
@@ -144,7 +148,7 @@ class ModelService(pulumi.ComponentResource):
                     type="RollingUpdate",
                     rolling_update=k8s.apps.v1.RollingUpdateDeploymentArgs(max_unavailable=0, max_surge=1),
                 ),
-                min_ready_seconds=10,
+                min_ready_seconds=_MIN_READY_SECONDS,
                 progress_deadline_seconds=settings.rollout_timeout_seconds,
                 revision_history_limit=5,
                 template=k8s.core.v1.PodTemplateSpecArgs(
@@ -182,12 +186,14 @@ class ModelService(pulumi.ComponentResource):
         service = k8s.core.v1.Service(
             f"{name}-service",
             metadata=k8s.meta.v1.ObjectMetaArgs(
-                namespace=self.namespace, labels=labels, annotations=args.load_balancer.annotations
+                namespace=self.namespace,
+                labels=labels,
+                annotations={**_DECLARED, **args.load_balancer.annotations},
             ),
             spec=_service(args, selector, port),
             opts=pulumi.ResourceOptions(
                 parent=self,
-                custom_timeouts=pulumi.CustomTimeouts(create="15m", update="15m", delete="15m"),
+                custom_timeouts=_balancer_timeouts(args),
             ),
         )
         self.hostname = service.status.apply(_address)
@@ -431,6 +437,12 @@ def _rollout_timeouts(args: ModelServiceArgs) -> pulumi.CustomTimeouts:
     """Kubernetes gives up by itself after a time without progress; Pulumi only has to outlast a rollout that moves."""
     seconds = 2 * args.settings.rollout_timeout_seconds + 60 * args.settings.max_replicas
     return pulumi.CustomTimeouts(create=f"{seconds}s", update=f"{seconds}s", delete="10m")
+
+
+def _balancer_timeouts(args: ModelServiceArgs) -> pulumi.CustomTimeouts:
+    """The first pod's time, which the Service waits for, and what clouds take for a load balancer."""
+    seconds = args.settings.rollout_timeout_seconds + 300
+    return pulumi.CustomTimeouts(create=f"{seconds}s", update=f"{seconds}s", delete="15m")
 
 
 def _name(metadata: k8s.meta.v1.outputs.ObjectMeta) -> str:

@@ -114,6 +114,8 @@ def test_everything_is_in_the_namespace_through_the_clusters_provider_and_a_chil
         assert resource.inputs["metadata"]["namespace"] == "model-namespace-1a2b"
         assert "name" not in resource.inputs["metadata"], "names are Pulumi's, so that a replacement can overlap"
         assert "model-namespace" in resource.dependencies, "so that destroy takes it before the namespace"
+        annotations = resource.inputs["metadata"]["annotations"]
+        assert annotations["pulumi.com/patchForce"] == "true", "a hand edit is mended, not a conflict"
     for resource in run.resources:
         if resource.type.startswith("kubernetes:"):
             assert (resource.provider, resource.parent) == ("cluster", "model"), resource.name
@@ -143,7 +145,7 @@ DEPLOYMENT = {
     "replicas": 3,
     "selector.matchLabels": SELECTOR,
     "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
-    "minReadySeconds": 10,
+    "minReadySeconds": 5,
     "progressDeadlineSeconds": 600,
     "revisionHistoryLimit": 5,
 }
@@ -230,7 +232,7 @@ CONTAINER = {
     },
     "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108  # in the container
     "startupProbe": {
-        "httpGet": {"path": "/ready", "port": "http"}, "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 300,
+        "httpGet": {"path": "/ready", "port": "http"}, "periodSeconds": 1, "timeoutSeconds": 2, "failureThreshold": 600,
     },
     "readinessProbe": {
         "httpGet": {"path": "/ready", "port": "http"}, "periodSeconds": 5, "timeoutSeconds": 2, "failureThreshold": 2,
@@ -325,7 +327,8 @@ def test_the_budget_lets_one_pod_go_and_any_that_does_not_work(run: Run) -> None
 
 def test_the_service_behind_an_nlb(run: Run) -> None:
     service = run.one("kubernetes:core/v1:Service")
-    assert service.inputs["metadata"]["annotations"] == ARGS.load_balancer.annotations
+    forced = {"pulumi.com/patchForce": "true"}
+    assert service.inputs["metadata"]["annotations"] == {**forced, **ARGS.load_balancer.annotations}
     assert service.inputs["spec"] == {
         "type": "LoadBalancer",
         "loadBalancerClass": "eks.amazonaws.com/nlb",
@@ -334,7 +337,7 @@ def test_the_service_behind_an_nlb(run: Run) -> None:
         "selector": SELECTOR,
         "ports": [{"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"}],
     }
-    assert service.custom_timeouts == {"create": "15m", "update": "15m", "delete": "15m"}
+    assert service.custom_timeouts == {"create": "900s", "update": "900s", "delete": "15m"}
 
 
 def test_the_service_behind_a_plain_balancer_with_source_ranges() -> None:
