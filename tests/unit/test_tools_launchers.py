@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -202,3 +203,22 @@ def test_an_update_is_cancelled_without_noise(project: Project) -> None:
     assert process.returncode
     assert "Traceback" not in told
     assert "KeyboardInterrupt" not in told
+
+
+def test_a_killed_cli_takes_the_program_with_it(project: Project) -> None:
+    project.program("import os, time, pathlib\npathlib.Path('running').write_text(f'{os.getpid()} ')\ntime.sleep(60)")
+    running = project.folder / "running"
+    with subprocess.Popen(
+        ["pulumi", "up", "--yes", "--skip-preview", "--non-interactive"],
+        cwd=project.folder,
+        env=project.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        while not (running.exists() and running.read_text().endswith(" ")):
+            assert process.poll() is None
+        process.kill()
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{running.read_text().strip()}").exists():
+        assert time.monotonic() < deadline, "the language host outlives the CLI"
+        time.sleep(0.1)

@@ -18,6 +18,8 @@ import os
 import queue
 import runpy
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -106,6 +108,13 @@ def strings(*values: str) -> bytes:
     return bytes(message)
 
 
+def end_with(parent: int) -> None:
+    """End this process when its `parent` is gone: a CLI that was killed cannot end its plugins."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 def no_output(_request: bytes, _context: grpc.ServicerContext) -> Iterator[bytes]:
     """The stream of a command that has nothing to do: `make` installs the dependencies, from the lock files."""
     return iter(())
@@ -189,6 +198,7 @@ def close(loop: asyncio.AbstractEventLoop) -> None:
 
 
 if __name__ == "__main__":
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     host = Host(engine=sys.argv[-1])
     print(host.start(), flush=True)
     host.work()
