@@ -1,0 +1,72 @@
+"""The base image where none can be pulled: Debian's own Python, made once a user and pushed to the tests' registry."""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.e2e.providers.registry import Blob, push_image
+from tests.standins.cloud import CloudError
+from tools.pulumi import obtain
+
+SUITE = "bookworm"
+PACKAGES = ("ca-certificates", "python-is-python3", "python3", "python3-pip")
+_LEFT_OUT = ("doc", "info", "locale", "man")
+_OPTIONS = (
+    "--variant=minbase",
+    f"--include={','.join(PACKAGES)}",
+    '--aptopt=Acquire::Languages "none"',
+    *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT),
+)
+_FORMAT = 1
+"""Of the cached folder."""
+
+
+def base_image(registry: str) -> str:
+    """Push the base image to `host:port`; `host:port/name@sha256:...`, for the config key baseImage."""
+    folder = _made()
+    layer, diff_id = folder / "layer.tar.gz", (folder / "diff_id").read_text()
+    config = {
+        "architecture": "arm64" if obtain.machine().endswith("arm64") else "amd64",
+        "os": "linux",
+        "config": {"Env": ["PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8"], "Cmd": ["python3"]},
+        "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+    }
+    return push_image(registry, "python", config, [Blob.of(layer.read_bytes())])
+
+
+def _made() -> Path:
+    """The folder with the image's layer, from the cache or made now."""
+    pins = json.dumps([SUITE, _OPTIONS, obtain.machine(), _FORMAT])
+    cache = obtain.default_cache()
+    cache.mkdir(parents=True, exist_ok=True)
+    folder = cache / f"base-{SUITE}-{hashlib.sha256(pins.encode()).hexdigest()[:12]}"
+    if not folder.is_dir():
+        with (cache / "base.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.is_dir():
+                with obtain.appearing(folder) as partial:
+                    _make(partial)
+    return folder
+
+
+def _make(folder: Path) -> None:
+    if not shutil.which("mmdebstrap"):
+        raise CloudError("the base image is made by Debian's mmdebstrap: install it")
+    obtain.say("Base image: making Debian's Python, a minute the first time")
+    tar = folder / "layer.tar"
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "0"}
+    command = ["mmdebstrap", *_OPTIONS, SUITE, str(tar)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CloudError(f"mmdebstrap failed:\n{done.stderr[-2000:]}")
+    content = tar.read_bytes()
+    (folder / "diff_id").write_text(f"sha256:{hashlib.sha256(content).hexdigest()}")
+    (folder / "layer.tar.gz").write_bytes(gzip.compress(content, 6, mtime=0))
+    tar.unlink()
