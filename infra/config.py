@@ -6,6 +6,7 @@ All problems are reported in one error, each with key, value, rule and the comma
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
@@ -129,6 +130,24 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+@dataclass(frozen=True)
+class Given:
+    """What was set, read key by key and not yet judged as a whole."""
+
+    raw: Mapping[str, str]
+    secrets: Set[str]
+    """Keys that were set with --secret."""
+    values: Mapping[str, Any]
+    """Typed; of every key, by default what Pulumi.yaml says."""
+    changed: Set[str]
+    """Keys whose value is not the default."""
+
+    def shown(self, key: str) -> str:
+        """A key's value for a message."""
+        empty = self.values.get(key) in (None, "", ())
+        return _shown("" if empty else self.raw.get(key, str(self.values[key])), key in self.secrets)
+
+
 def read(
     raw: Mapping[str, str], secrets: Set[str], *, project: str, stack: str, region: str | None, root: Path
 ) -> Settings:
@@ -143,20 +162,20 @@ def read(
         if name not in keys:
             near = get_close_matches(name, keys, n=1)
             hint = f"unknown key; did you mean {near[0]}?" if near else "unknown key"
-            problems.append(Problem(name, _shown(text), hint, f"pulumi config rm {name}"))
+            problems.append(Problem(name, _shown(text, name in secrets), hint, f"pulumi config rm {name}"))
             continue
         key = keys[name]
+        hidden = key.secret or name in secrets
         try:
             values[name] = key.parse(text)
         except ValueError:
-            problems.append(
-                Problem(name, "[hidden]" if key.secret else _shown(text), f"must be {key.rule.text}", _set(key))
-            )
+            problems.append(Problem(name, _shown(text, hidden), f"must be {key.rule.text}", _set(key)))
         if key.secret and text and name not in secrets:
-            problems.append(Problem(name, "[hidden]", "is a secret in plain text", _set(key)))
+            problems.append(Problem(name, _shown(text, hidden), "is a secret in plain text", _set(key)))
     if not any(problem.key == "target" for problem in problems):
         broken = {problem.key for problem in problems}
-        later = [*_strangers(keys, values, raw), *_contradictions(values, raw, secrets, region)]
+        given = Given(raw, secrets, values, {name for name, key in keys.items() if values[name] != key.default})
+        later = [*_strangers(keys, given), *_contradictions(given, region)]
         problems += [problem for problem in later if problem.key not in broken]
     if problems:
         raise ConfigError(stack, problems)
@@ -179,48 +198,47 @@ def _group(kind: type[Any], values: Mapping[str, Any]) -> Any:
     return kind(**{each.name: values[_camel(each.name)] for each in fields(kind)})
 
 
-def _shown(text: str) -> str:
-    """`text` for a message: quoted, and short; what has several lines is a document that may hold secrets."""
+def _shown(text: str, secret: bool = False) -> str:
+    """`text` for a message: quoted, and short, but not what is a secret or a document that may hold some."""
     if not text:
         return "(not set)"
-    return "[hidden]" if "\n" in text else json.dumps(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
+    if secret or _is_document(text):
+        return "[hidden]"
+    return json.dumps(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
+
+
+def _is_document(text: str) -> bool:
+    """Whether a value is the text of a file rather than its path."""
+    return "\n" in text or text.lstrip().startswith("{")
 
 
 def _set(key: Key) -> str:
-    return f"pulumi config set {'--secret ' if key.secret else ''}{key.name} {key.rule.example}"
+    return f"pulumi config set {'--secret ' if key.secret else ''}{key.name} {shlex.quote(key.rule.example)}"
 
 
-def _strangers(keys: Mapping[str, Key], values: Mapping[str, Any], raw: Mapping[str, str]) -> list[Problem]:
+def _strangers(keys: Mapping[str, Key], given: Given) -> list[Problem]:
     """Keys that were set although the target does not use them."""
-    target = values["target"]
+    target = given.values["target"]
     return [
         Problem(
             name,
-            "[hidden]" if key.secret else _shown(raw[name]),
+            "[hidden]" if key.secret else given.shown(name),
             f"is a key of target {' or '.join(sorted(key.targets))}; this stack's target is {target}",
             f"pulumi config rm {name}",
         )
         for name, key in keys.items()
-        if target not in key.targets and values[name] != key.default
+        if target not in key.targets and name in given.changed
     ]
 
 
-def _contradictions(
-    values: Mapping[str, Any], raw: Mapping[str, str], secrets: Set[str], region: str | None
-) -> list[Problem]:
+def _contradictions(given: Given, region: str | None) -> list[Problem]:
     """What no single key shows: keys that do not go together, and what a target cannot do without."""
     checks = {
         "local": [],
-        "kubernetes": [*_workload_checks(values), *_existing_checks(values, secrets)],
-        "eks": [*_workload_checks(values), *_eks_checks(values, region)],
-    }[values["target"]]
-    return [Problem(key, _given(values, raw, key), rule, command) for wrong, key, rule, command in checks if wrong]
-
-
-def _given(values: Mapping[str, Any], raw: Mapping[str, str], key: str) -> str:
-    """What was set, or what the default is, for a message."""
-    empty = values.get(key) in (None, "", ())
-    return _shown("" if empty else raw.get(key, str(values[key])))
+        "kubernetes": [*_workload_checks(given.values), *_existing_checks(given)],
+        "eks": [*_workload_checks(given.values), *_eks_checks(given, region)],
+    }[given.values["target"]]
+    return [Problem(key, given.shown(key), rule, command) for wrong, key, rule, command in checks if wrong]
 
 
 Check = tuple[bool, str, str, str]
@@ -242,10 +260,17 @@ def _workload_checks(values: Mapping[str, Any]) -> list[Check]:
             "has no effect on a prebuilt image",
             "pulumi config rm baseImage",
         ),
+        (
+            bool(values["image"]) and not values["example"],
+            "example",
+            "must be set: a prediction that the prebuilt image answers",
+            """pulumi config set example '{"input": [1, 2, 3]}'""",
+        ),
     ]
 
 
-def _existing_checks(values: Mapping[str, Any], secrets: Set[str]) -> list[Check]:
+def _existing_checks(given: Given) -> list[Check]:
+    values = given.values
     repository, user, password = values["repository"], values["registryUsername"], values["registryPassword"]
     kubeconfig = values["kubeconfig"] or ""
     return [
@@ -268,7 +293,7 @@ def _existing_checks(values: Mapping[str, Any], secrets: Set[str]) -> list[Check
             "pulumi config set registryUsername <user>",
         ),
         (
-            "\n" in kubeconfig and "kubeconfig" not in secrets,
+            _is_document(kubeconfig) and "kubeconfig" not in given.secrets,
             "kubeconfig",
             "is a secret in plain text",
             "pulumi config set --secret kubeconfig <text>",
@@ -276,7 +301,8 @@ def _existing_checks(values: Mapping[str, Any], secrets: Set[str]) -> list[Check
     ]
 
 
-def _eks_checks(values: Mapping[str, Any], region: str | None) -> list[Check]:
+def _eks_checks(given: Given, region: str | None) -> list[Check]:
+    values = given.values
     vpc, private, public = values["vpcId"], values["privateSubnetIds"], values["publicSubnetIds"]
     domain, zone = values["domain"], values["hostedZone"]
     return [
@@ -302,11 +328,16 @@ def _eks_checks(values: Mapping[str, Any], region: str | None) -> list[Check]:
             """pulumi config set --path 'publicAccessCidrs[0]' <your address>/32""",
         ),
         (
-            bool(vpc) and len(private) < 2,
+            bool(vpc) and len(set(private)) < 2,
             "privateSubnetIds",
             "must name at least two subnets in different zones, since vpcId is set",
             """pulumi config set --path 'privateSubnetIds[0]' subnet-0123456789abcdef0""",
         ),
+        *[
+            (bool(vpc), key, "has no effect on an existing VPC", f"pulumi config rm {key}")
+            for key in ("natPerZone", "flowLogs", "vpcCidr")
+            if key in given.changed
+        ],
         (
             bool(private or public) and not vpc,
             "vpcId",

@@ -60,11 +60,29 @@ def _is_cidr(value: str) -> bool:
     return "/" in value
 
 
+_PRIVATE = tuple(map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")))
+"""What a VPC may have without being in anyone's way [RFC 1918, RFC 6598]."""
+
+
 def _is_vpc_cidr(value: str) -> bool:
     if not _is_cidr(value):
         return False
     network = ipaddress.ip_network(value)
-    return network.version == 4 and network.is_private and 16 <= network.prefixlen <= 20
+    return (
+        isinstance(network, ipaddress.IPv4Network)
+        and 16 <= network.prefixlen <= 20
+        and any(network.subnet_of(private) for private in _PRIVATE)
+    )
+
+
+def _is_narrow_cidr(value: str) -> bool:
+    return _is_cidr(value) and ipaddress.ip_network(value).prefixlen >= 8
+
+
+def _is_cpu(value: str) -> bool:
+    if not re.fullmatch(r"\d+m|\d+(\.\d{1,3})?", value):
+        return False
+    return float(value.removesuffix("m")) > 0
 
 
 def _is_json_object(value: str) -> bool:
@@ -140,7 +158,7 @@ class CommonSettings(Group):
     model: Annotated[str, Rule("a folder", "app/model")]
     example: Annotated[
         str | None,
-        Rule("a JSON object, the body of a prediction", """'{"input": [1, 2, 3]}'""", _is_json_object),
+        Rule("a JSON object, the body of a prediction", '{"input": [1, 2, 3]}', _is_json_object),
     ]
     api_key: Annotated[
         Secret | None,
@@ -211,7 +229,7 @@ class ServiceSettings(Group):
         Rule(
             "a CPU quantity above zero: millicores (500m) or cores (2, 0.5)",
             "500m",
-            _matches(r"[1-9]\d*m?|\d+\.\d*[1-9]\d*"),
+            _is_cpu,
         ),
     ]
     memory: Annotated[str, Rule("a memory quantity in Mi or Gi", "512Mi", _matches(r"[1-9]\d*(Mi|Gi)"))]
@@ -269,9 +287,9 @@ class ClusterSettings(Group):
     public_access_cidrs: Annotated[
         tuple[str, ...],
         Rule(
-            "a list of CIDRs, never the whole internet",
+            "a list of CIDRs of /8 or narrower, never the whole internet",
             '["203.0.113.7/32"]',
-            _each(lambda cidr: _is_cidr(cidr) and ipaddress.ip_network(cidr).prefixlen > 0),
+            _each(_is_narrow_cidr),
         ),
     ]
     admin_principal_arns: Annotated[
