@@ -12,12 +12,12 @@ import pulumi
 from infra import config
 from infra.endpoint import EndpointCheck, EndpointCheckArgs
 from infra.release import stage
-from infra.target import hold_target
+from infra.target import hold
 
 root = Path(__file__).parent
 settings = config.load(root)
 release = stage(root / "app", root / settings.common.model, Path(".build", settings.stack))
-hold_target(settings.common.target)
+hold("Target", settings.common.target)
 
 # Each target imports only what it needs: `local` no cloud SDK, `kubernetes` no AWS.
 if settings.common.target == "local":

@@ -180,7 +180,7 @@ def read(
     if problems:
         raise ConfigError(stack, problems)
     groups = {name: _group(kind, values) for name, kind in GROUPS.items()}
-    return Settings(project=project, stack=stack, region=region, **groups)
+    return Settings(project=project, stack=stack, region=region or "", **groups)
 
 
 def load(root: Path) -> Settings:

@@ -13,10 +13,12 @@ from infra.network import Network, NetworkArgs
 from infra.platform import Platform
 from infra.registry import Registry, RegistryArgs
 from infra.settings import Settings
+from infra.target import hold
 
 
 def eks_platform(settings: Settings) -> Platform:
     """Makes the cluster and all that it stands on; destroy takes it down in the opposite order."""
+    hold("Region", settings.region)
     tags = naming.tags(
         project=settings.project, stack=settings.stack, owner=settings.tags.owner, cost_center=settings.tags.cost_center
     )

@@ -17,6 +17,7 @@ import yaml
 from infra.load_balancer import plain
 from infra.platform import Platform
 from infra.settings import ExistingSettings, Settings
+from infra.target import hold
 
 DOCKER_HUB = "docker.io"
 _FILES = ("certificate-authority", "client-certificate", "client-key", "tokenFile")
@@ -41,9 +42,7 @@ class ExistingCluster(pulumi.ComponentResource):
     tolerations: Sequence[k8s.core.v1.TolerationArgs]
     """Empty."""
 
-    def __init__(self, name: str, settings: ExistingSettings, opts: pulumi.ResourceOptions | None = None) -> None:
-        """Raises KubeconfigError."""
-        chosen = choose(load_kubeconfig(settings.kubeconfig, os.environ), settings.context)
+    def __init__(self, name: str, chosen: Chosen, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("model-endpoint:existing:ExistingCluster", name, None, opts)
         self.name = pulumi.Output.from_input(chosen.cluster)
         self.kubeconfig = pulumi.Output.secret(chosen.kubeconfig)
@@ -87,8 +86,10 @@ def existing_registry(settings: ExistingSettings) -> ExistingRegistry:
 
 
 def existing_platform(settings: Settings) -> Platform:
-    """The cluster and the repository of the config: nothing is made but the connection."""
-    cluster = ExistingCluster("cluster", settings.existing)
+    """The cluster and the repository of the config: nothing is made but the connection. Raises KubeconfigError."""
+    chosen = choose(load_kubeconfig(settings.existing.kubeconfig, os.environ), settings.existing.context)
+    hold("Cluster", chosen.server)
+    cluster = ExistingCluster("cluster", chosen)
     registry = existing_registry(settings.existing)
     pull_secret = None
     if registry.username is not None and not settings.image.image:

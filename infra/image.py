@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import pulumi
 import pulumi_docker as docker
@@ -12,6 +13,7 @@ from pulumi.output import UNKNOWN
 from infra.platform import Platform
 from infra.release import Release
 from infra.settings import ImageSettings, Settings
+from infra.state import pushed_image, remembered
 
 _TAG_LENGTH = 20
 """Hex digits: 80 bits are plenty for the images of one repository."""
@@ -46,6 +48,8 @@ class ModelImageArgs:
     """None: the login that the machine's Docker has already."""
     password: pulumi.Input[str] | None = None
     """Kept as a secret. A new password alone builds and pushes nothing."""
+    pushed: str | None = None
+    """Name and tag of the image that the last `up` pushed: kept as long as its content is what is to be deployed."""
 
     @classmethod
     def of(cls, settings: Settings, release: Release, platform: Platform) -> ModelImageArgs:
@@ -58,6 +62,7 @@ class ModelImageArgs:
             server=repository.server,
             username=repository.username,
             password=repository.password,
+            pushed=pushed_image(remembered()),
         )
 
 
@@ -84,6 +89,7 @@ class ModelImage(pulumi.ComponentResource):
         platform = f"linux/{args.settings.architecture}"
         build_args = {"BASE_IMAGE": args.settings.base_image} if args.settings.base_image else {}
         context = args.release.path.as_posix()
+        tag = tag_to_push(content_tag(args.release, platform, build_args), args.pushed, datetime.now(UTC))
         registry = None
         if args.username is not None:
             registry = docker.RegistryArgs(
@@ -103,15 +109,25 @@ class ModelImage(pulumi.ComponentResource):
             # With unknown inputs, as before the repository exists, the provider refuses to build in a preview
             # [pulumi-docker#855].
             build_on_preview=_is_known(repository, args.server, args.username, args.password),
-            image_name=pulumi.Output.concat(repository, ":", content_tag(args.release, platform, build_args)),
+            image_name=pulumi.Output.concat(repository, ":", tag),
             registry=registry,
             opts=pulumi.ResourceOptions(parent=self),
         )
         return pulumi.Output.all(image.repo_digest, repository).apply(_reference_of)
 
 
+def tag_to_push(content: str, pushed: str | None, now: datetime) -> str:
+    """`<content>-<time of its first push>`: the pushed tag while the content is the same, else a new one.
+
+    The content alone is no tag that never moves: a build of the same content elsewhere, or after a step back, has
+    another digest, and a registry with immutable tags refuses it.
+    """
+    tag = (pushed or "").rpartition(":")[2]
+    return tag if tag.partition("-")[0] == content else f"{content}-{now:%Y%m%d%H%M%S}"
+
+
 def content_tag(release: Release, platform: str, build_args: dict[str, str]) -> str:
-    """The tag: a hash of what is built and of what the build is told; the same on every machine."""
+    """A hash of what is built and of what the build is told; the same on every machine."""
     told = "\0".join([release.content_hash, platform, *(f"{key}={build_args[key]}" for key in sorted(build_args))])
     return hashlib.sha256(told.encode()).hexdigest()[:_TAG_LENGTH]
 

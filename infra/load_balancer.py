@@ -39,16 +39,13 @@ def nlb(
     *,
     health_path: str,
     certificate_arn: pulumi.Input[str] | None = None,
-    https_port: int = 443,
     subnets: Sequence[str] = (),
-    tags: Mapping[str, str] | None = None,
 ) -> LoadBalancer:
     """An internet-facing NLB of EKS Auto Mode whose targets are the pods.
 
-    `certificate_arn`: TLS ends at the listener on `https_port`.
+    `certificate_arn`: TLS ends at the listener on 443.
     `subnets`: ids of public subnets; empty: those that are tagged for it.
-    `tags`: of the load balancer. The cluster's role must be allowed to set them, which Auto Mode's managed policies
-    do not cover; without that no load balancer is made at all.
+    It has no tags of ours: Auto Mode's own policies do not let it set any.
     """
     annotations: dict[str, pulumi.Input[str]] = {
         "scheme": "internet-facing",
@@ -71,13 +68,11 @@ def nlb(
     if certificate_arn is not None:
         annotations |= {
             "ssl-cert": certificate_arn,
-            "ssl-ports": str(https_port),
+            "ssl-ports": "443",
             "ssl-negotiation-policy": _TLS_POLICY,
         }
     if subnets:
         annotations["subnets"] = ",".join(subnets)
-    if tags:
-        annotations["additional-resource-tags"] = ",".join(f"{key}={value}" for key, value in sorted(tags.items()))
     return LoadBalancer(
         load_balancer_class=NLB_CLASS,
         annotations={f"{_PREFIX}{key}": value for key, value in annotations.items()},

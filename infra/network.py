@@ -118,7 +118,8 @@ class Network(pulumi.ComponentResource):
                 availability_zone=zones[index],
                 map_public_ip_on_launch=False,
                 tags={**self._named(f"{kind}-{index}"), role: "1"},
-                opts=self._child,
+                # A zone that AWS closes or opens must not move, and so replace, the subnets of a live network.
+                opts=pulumi.ResourceOptions(parent=self, ignore_changes=["availabilityZone"]),
             )
             for index, cidr in enumerate(cidrs)
         ]

@@ -63,6 +63,9 @@ def stage(app: Path, model: Path, into: Path) -> Release:
     name, version, example = _describe(model)
     into.mkdir(parents=True, exist_ok=True)
     _remove_others(into, keep=set(sources))
+    for folder in {into / parent for path in sources for parent in path.parents}:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o755)  # whatever the umask: the image's user must be able to read what is copied from here
     total = hashlib.sha256()
     for path in sorted(sources, key=lambda p: os.fsencode(str(p))):
         source = sources[path]
@@ -196,7 +199,6 @@ def _place(source: Path, target: Path, *, executable: bool) -> bytes:
             if stat.S_IMODE(target.stat().st_mode) != mode:
                 target.chmod(mode)
             return digest
-    target.parent.mkdir(parents=True, exist_ok=True)
     # Under a name that staging skips, should this process be killed here.
     handle, temporary = tempfile.mkstemp(prefix=".staging-", dir=target.parent)
     try:

@@ -326,8 +326,8 @@ class Settings:
 
     project: str
     stack: str
-    region: str | None
-    """AWS region, from `aws:region`; set exactly when the target is eks."""
+    region: str
+    """AWS region, from `aws:region`; empty unless the target is eks."""
     common: CommonSettings
     local: LocalSettings
     existing: ExistingSettings

@@ -1,64 +1,61 @@
-"""Keeps a live stack on its target: another target would replace everything behind the endpoint.
+"""Keeps a live stack where it is: on its target, in its region, on its cluster.
 
-The first resource of every stack is a marker that carries the target in its name. The next run reads the stack's own
-resources from the engine before it registers anything, and stops when the marker names another target.
+Another one would replace everything behind the endpoint. So markers among a stack's first resources carry these in
+their names; the next run compares them with the config before it registers anything, and stops when they differ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import cast
+from typing import Literal
+from urllib.parse import quote, unquote
 
 import pulumi
-from pulumi.runtime.sync_await import _sync_await  # pyright: ignore[reportPrivateUsage]  # as `invoke` itself does
 
-from infra.settings import Target
+from infra.state import name_of, remembered
 
-_TYPE = "model-endpoint:target:Target"
+Place = Literal["Target", "Region", "Cluster"]
+
+_HOW_TO_KEEP: dict[Place, str] = {
+    "Target": "pulumi config set target {live}",
+    "Region": "pulumi config set aws:region {live}",
+    "Cluster": "pulumi config set context <the context whose server is {live}>",
+}
 
 
-class TargetChangeError(pulumi.RunError):
-    """The config names another target than the one that the stack's resources were made for."""
+class PlaceChangeError(pulumi.RunError):
+    """The config names another place than the one that the stack's resources stand in."""
 
-    def __init__(self, stack: str, live: str, wanted: Target) -> None:
+    def __init__(self, stack: str, place: Place, live: str, wanted: str) -> None:
         self.live = live
         self.wanted = wanted
         super().__init__(
-            f"stack {stack} is live on target {live}, and its config now says {wanted}; nothing was changed.\n"
-            f"    Changing it here would delete everything that serves the endpoint. Either keep it:\n"
-            f"        pulumi config set target {live}\n"
-            f"    or bring the other target up beside it, and destroy this stack when nobody calls it any more:\n"
-            f"        pulumi stack init {wanted} && pulumi config set target {wanted} && pulumi up\n"
+            f"stack {stack} is live on {place.lower()} {live}, and its config now leads to {wanted}; "
+            "nothing was changed.\n"
+            "    Changing it here would delete everything that serves the endpoint. Either keep it:\n"
+            f"        {_HOW_TO_KEEP[place].format(live=live)}\n"
+            "    or bring up another stack there, and destroy this one when nobody calls it any more:\n"
+            "        pulumi stack init <name> --copy-config-from "
+            f"{stack} && pulumi up\n"
             f"        pulumi destroy --stack {stack}"
         )
 
 
-class TargetMarker(pulumi.ComponentResource):
-    """Records the target in the stack's state; owns nothing."""
+class Marker(pulumi.ComponentResource):
+    """Records where the stack is, in its state; owns nothing."""
 
-    def __init__(self, target: Target) -> None:
-        super().__init__(_TYPE, target)
+    def __init__(self, place: Place, value: str) -> None:
+        super().__init__(_type(place), quote(value, safe=""))
         self.register_outputs({})
 
 
-def live_target(urns: Iterable[str]) -> str | None:
-    """The target whose marker is among a stack's `urns`; None for an empty stack."""
-    return next((urn.rpartition("::")[2] for urn in urns if f"::{_TYPE}::" in urn), None)
+def hold(place: Place, wanted: str) -> None:
+    """Marks the stack with where it is. Raises PlaceChangeError when it is live somewhere else."""
+    marked = name_of(remembered(), _type(place))
+    live = unquote(marked) if marked else wanted
+    if live != wanted:
+        raise PlaceChangeError(pulumi.get_stack(), place, live, wanted)
+    Marker(place, wanted)
 
 
-def hold_target(wanted: Target) -> None:
-    """Marks the stack with `wanted`. Raises TargetChangeError, before any resource, when it is live on another one."""
-    live = live_target(_resources_of_this_stack())
-    if live not in (None, wanted):
-        raise TargetChangeError(pulumi.get_stack(), live, wanted)
-    TargetMarker(wanted)
-
-
-def _resources_of_this_stack() -> Iterable[str]:
-    # The engine is recording the stack itself at this moment, and a state in files cannot be read while it is written:
-    # it says "failed to load checkpoint: EOF".
-    if stack := pulumi.runtime.get_root_resource():
-        _sync_await(stack.urn.future())
-    name = "/".join((pulumi.get_organization(), pulumi.get_project(), pulumi.get_stack()))
-    answer = pulumi.runtime.invoke("pulumi:pulumi:readStackResourceOutputs", {"stackName": name})
-    return cast(dict[str, object], answer.value["outputs"]).keys()
+def _type(place: Place) -> str:
+    return f"model-endpoint:target:{place}"

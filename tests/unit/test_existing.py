@@ -50,7 +50,8 @@ def write(path: Path, content: dict[str, Any]) -> Path:
 
 
 def make(given: ExistingSettings, *, preview: bool = False) -> mocked.Run[ExistingCluster]:
-    return mocked.run(lambda: ExistingCluster("cluster", given), preview=preview)
+    chosen = existing.choose(existing.load_kubeconfig(given.kubeconfig, os.environ), given.context)
+    return mocked.run(lambda: ExistingCluster("cluster", chosen), preview=preview)
 
 
 @pytest.mark.parametrize("preview", [False, True])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pulumi
 import pytest
 
-from infra.image import ImageDigestError, ModelImage, ModelImageArgs, content_tag, pushed_reference
+from infra.image import ImageDigestError, ModelImage, ModelImageArgs, content_tag, pushed_reference, tag_to_push
 from infra.release import Release
 from infra.settings import ImageSettings
 from tests.unit import mocked
@@ -46,11 +47,12 @@ def unknown() -> pulumi.Output[str]:
 
 
 def test_the_image_on_the_wire() -> None:
-    run = build(replace(ARGS, settings=replace(SETTINGS, base_image=BASE)))
+    pushed = f"{REPOSITORY}:{content_tag(RELEASE, 'linux/arm64', {'BASE_IMAGE': BASE})}-20260102030405"
+    run = build(replace(ARGS, settings=replace(SETTINGS, base_image=BASE), pushed=pushed))
     image = run.one(IMAGE)
 
     assert image.inputs == {
-        "imageName": f"{REPOSITORY}:{content_tag(RELEASE, 'linux/arm64', {'BASE_IMAGE': BASE})}",
+        "imageName": pushed,
         "build": {
             "context": ".build/dev/image",
             "dockerfile": ".build/dev/image/Dockerfile",
@@ -76,7 +78,16 @@ def test_without_a_user_name_the_machines_own_login_is_used() -> None:
     assert "registry" not in build(replace(ARGS, username=None, password=None)).one(IMAGE).inputs
 
 
-def test_the_tag_is_of_the_content_and_of_what_the_build_is_told() -> None:
+def test_a_pushed_tag_is_kept_for_its_content_and_never_used_for_another() -> None:
+    """So that a step back to content that was pushed before never meets an immutable tag."""
+    first, later = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), datetime(2026, 1, 3, tzinfo=UTC)
+    assert tag_to_push("a1", None, first) == "a1-20260102030405"
+    assert tag_to_push("a1", "registry:5000/team/model:a1-20260102030405", later) == "a1-20260102030405"
+    assert tag_to_push("b2", "registry:5000/team/model:a1-20260102030405", later) == "b2-20260103000000"
+    assert tag_to_push("a1", "registry:5000/team/model:b2-20260103000000", later) == "a1-20260103000000"
+
+
+def test_the_content_is_what_is_built_and_what_the_build_is_told() -> None:
     tag = content_tag(RELEASE, "linux/arm64", {})
     assert tag == content_tag(replace(RELEASE, path=Path("elsewhere")), "linux/arm64", {})
     others = {

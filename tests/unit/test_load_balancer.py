@@ -54,8 +54,3 @@ def test_a_certificate_ends_tls_at_the_listener() -> None:
 def test_named_subnets_need_no_tags() -> None:
     found = nlb(health_path="/ready", subnets=("subnet-1", "subnet-2")).annotations
     assert found[f"{PREFIX}subnets"] == "subnet-1,subnet-2"
-
-
-def test_tags_are_the_load_balancers() -> None:
-    found = nlb(health_path="/ready", tags={"stack": "dev", "owner": "ml-team"}).annotations
-    assert found[f"{PREFIX}additional-resource-tags"] == "owner=ml-team,stack=dev"

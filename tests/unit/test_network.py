@@ -80,6 +80,11 @@ def test_subnets_are_tagged_for_their_load_balancers() -> None:
         assert private["mapPublicIpOnLaunch"] is False
 
 
+def test_a_zone_that_comes_or_goes_moves_no_subnet() -> None:
+    for subnet in make(DEV).all("Subnet"):
+        assert subnet.ignore_changes == ["availabilityZone"]
+
+
 @pytest.mark.parametrize(("settings", "nats"), [(DEV, [0, 0, 0]), (PROD, [0, 1, 2])])
 def test_every_zone_has_its_way_out(settings: NetworkSettings, nats: list[int]) -> None:
     run = make(settings)

@@ -214,6 +214,7 @@ def test_builds_when_there_is_no_release_and_says_why(
         "pulumi",
         "pulumi-language-python",
         "pulumi-resource-pulumi-python",
+        "with_parent.py",
     ]
     assert [words[:2] for words in calls(go)] == [["list", "-mod=readonly"], ["build", "-mod=readonly"]]
     assert obtain.obtain(place) == folder

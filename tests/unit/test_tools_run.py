@@ -58,18 +58,26 @@ def test_an_unknown_command_lists_the_known_ones(capfd: pytest.CaptureFixture[st
         ("local", {}, ["--yes", "--skip-preview"]),
         ("dev", {}, []),
         ("dev", {"YES": "1"}, ["--yes"]),
-        ("prod", {"CI": "true"}, ["--yes"]),
+        ("prod", {"CI": "true"}, []),
         ("prod", {"YES": "0"}, []),
     ],
 )
-def test_only_local_changes_without_being_asked(
-    monkeypatch: pytest.MonkeyPatch, stack: str, environment: dict[str, str], flags: list[str]
+def test_only_target_local_changes_without_being_asked(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, stack: str, environment: dict[str, str], flags: list[str]
 ) -> None:
     for name in ("YES", "CI"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    configure(clone, "dev", "model-endpoint:target: eks")
+    configure(clone, "prod", "model-endpoint:target: eks")
     assert run.consent(stack) == flags
+
+
+def test_stack_local_on_another_target_asks(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("YES", raising=False)
+    configure(clone, "local", "model-endpoint:target: eks")
+    assert run.consent("local") == []
 
 
 @pytest.mark.usefixtures("clone")
@@ -110,11 +118,3 @@ def test_env_prints_lines_that_a_shell_reads_back(
     lines = capfd.readouterr().out
     read = subprocess.run(["sh", "-c", f'{lines}printf "%s|%s" "$A" "$B"'], capture_output=True, text=True, check=True)
     assert read.stdout == "it's $HOME; here|b"
-
-
-def test_cluster_tests_that_are_not_there_fail(
-    clone: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(run, "END_TO_END_TESTS", clone / "tests/e2e")
-    assert run.main(["e2e"]) == 1
-    assert "nothing was tested" in capfd.readouterr().err

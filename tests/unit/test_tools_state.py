@@ -63,18 +63,3 @@ def test_a_login_in_the_credentials_file_is_used_untouched(tmp_path: Path, empty
 def test_a_credentials_file_without_a_login_is_none(empty: dict[str, str], text: str) -> None:
     credentials(empty, text)
     assert not state.has_login(empty)
-
-
-def test_a_selection_holds_for_one_stack_and_while_it_exists(tmp_path: Path) -> None:
-    stacks = tmp_path / ".pulumi-state/.pulumi/stacks/project"
-    stacks.mkdir(parents=True)
-    selection = state.Selection(tmp_path)
-    assert not selection.holds("local")
-    selection.remember("local")
-    assert not selection.holds("local")
-    for stack in ("local", "dev"):
-        (stacks / f"{stack}.json").touch()
-    assert selection.holds("local")
-    assert not selection.holds("dev")
-    selection.remember("dev")
-    assert not selection.holds("local")

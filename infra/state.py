@@ -1,0 +1,37 @@
+"""What the engine remembers of this stack: its resources as the last `up` left them, read before any is registered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, cast
+
+import pulumi
+from pulumi.runtime.sync_await import _sync_await  # pyright: ignore[reportPrivateUsage]  # as `invoke` itself does
+
+Resources = Mapping[str, Mapping[str, Any]]
+"""URN -> outputs."""
+
+
+@cache
+def remembered() -> Resources:
+    """This stack's resources; none for a stack that is new or destroyed. The engine is asked once a run."""
+    # The engine is recording the stack itself at this moment, and a state in files cannot be read while it is written:
+    # it says "failed to load checkpoint: EOF".
+    if stack := pulumi.runtime.get_root_resource():
+        _sync_await(stack.urn.future())
+    name = "/".join((pulumi.get_organization(), pulumi.get_project(), pulumi.get_stack()))
+    answer = pulumi.runtime.invoke("pulumi:pulumi:readStackResourceOutputs", {"stackName": name})
+    found = cast(Mapping[str, Mapping[str, Mapping[str, Any]]], answer.value["outputs"])
+    return {urn: resource["outputs"] for urn, resource in found.items()}
+
+
+def name_of(resources: Resources, type_token: str) -> str | None:
+    """The name of the one resource of a type; None when there is none."""
+    return next((urn.rpartition("::")[2] for urn in resources if f"::{type_token}::" in urn), None)
+
+
+def pushed_image(resources: Resources) -> str | None:
+    """Name and tag of the image that was pushed last; None when none was."""
+    found = (outputs for urn, outputs in resources.items() if "docker:index/image:Image::" in urn)
+    return next((str(outputs["imageName"]) for outputs in found if "imageName" in outputs), None)
