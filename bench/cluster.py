@@ -10,8 +10,7 @@ from bench.report import Result, machine
 FIGURES: dict[str, tuple[str, str, float | None]] = {
     "first answer": ("`up` to first answer, cluster and image ready", "s", 10),
     "program": ("- the program, until the image is asked for", "s", None),
-    "build": ("- build, all of it cached", "s", None),
-    "push": ("- push, all of it there", "s", None),
+    "image": ("- build and push, nothing of it new", "s", None),
     "apply": ("- Deployment applied, first pod made", "s", None),
     "pod start": ("- pod to container start", "s", None),
     "ready": ("- container start to first answer", "s", None),

@@ -66,6 +66,7 @@ def timed(module: Any) -> None:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(HOST.parent))
     spec = importlib.util.spec_from_file_location("language_host", HOST)
     assert spec
     assert spec.loader

@@ -25,7 +25,7 @@ def variables(root: Path, environment: Mapping[str, str]) -> dict[str, str]:
 
 def backend(root: Path) -> str:
     """The URL of the clone's own state."""
-    return f"file://{root / FOLDER}"
+    return (root / FOLDER).as_uri()
 
 
 def has_login(environment: Mapping[str, str]) -> bool:
@@ -53,23 +53,3 @@ def passphrase(folder: Path) -> Path:
         finally:
             new.unlink()
     return file
-
-
-class Selection:
-    """Remembers which stack of the clone's own state is the current one, because asking the CLI takes a while.
-
-    It is forgotten when the stack is gone; what the user selects by hand is left as it is.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self._folder = root / FOLDER
-        self._memo = self._folder / "selected"
-
-    def holds(self, stack: str) -> bool:
-        """Whether `stack` has been selected and still exists."""
-        selected = self._memo.is_file() and self._memo.read_text() == stack
-        return selected and any(self._folder.glob(f".pulumi/stacks/*/{stack}.json"))
-
-    def remember(self, stack: str) -> None:
-        """Note that `stack` is the current one."""
-        self._memo.write_text(stack)

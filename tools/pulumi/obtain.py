@@ -177,14 +177,15 @@ def appearing(target: Path) -> Generator[Path]:
 
 def with_launchers(built: Path) -> Path:
     """A folder with the built CLI and, beside it where the engine looks, this clone's version of the launchers."""
-    launch, host = LAUNCHERS / "launch", LAUNCHERS / "language_host.py"
-    folder = built / digest([launch, host])
+    launch, modules = LAUNCHERS / "launch", sorted(LAUNCHERS.glob("*.py"))
+    folder = built / digest([launch, *modules])
     if not folder.is_dir():
         with lock(built / "lock"):
             if not folder.is_dir():
                 with appearing(folder) as partial:
                     (partial / "pulumi").hardlink_to(built / "pulumi")
-                    shutil.copy(host, partial)
+                    for module in modules:
+                        shutil.copy(module, partial)
                     for name in ("pulumi-language-python", "pulumi-resource-pulumi-python"):
                         shutil.copy(launch, partial / name)
     return folder

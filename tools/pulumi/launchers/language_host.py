@@ -18,8 +18,6 @@ import os
 import queue
 import runpy
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
+from with_parent import end_with_parent
 
 if TYPE_CHECKING:
     from pulumi.runtime.proto import language_pb2
@@ -106,13 +105,6 @@ def strings(*values: str) -> bytes:
         message.append(length)
         message += text
     return bytes(message)
-
-
-def end_with(parent: int) -> None:
-    """End this process when its `parent` is gone: a CLI that was killed cannot end its plugins."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 def no_output(_request: bytes, _context: grpc.ServicerContext) -> Iterator[bytes]:
@@ -198,7 +190,7 @@ def close(loop: asyncio.AbstractEventLoop) -> None:
 
 
 if __name__ == "__main__":
-    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+    end_with_parent()
     host = Host(engine=sys.argv[-1])
     print(host.start(), flush=True)
     host.work()
