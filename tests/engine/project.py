@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests import standins
 from tests.standins.cloud import VARIABLE, Cloud
@@ -71,6 +72,8 @@ class Project:
     cloud: Cloud
     said: list[Ran] = field(default_factory=list)
     """All that any command said."""
+    seconds: float = SECONDS
+    """How long a command may take."""
 
     @classmethod
     def make(cls, folder: Path, cli: Path, stack: str) -> Project:
@@ -83,6 +86,8 @@ class Project:
             if (ROOT / name).is_file() and not name.startswith(("tests/", "docs/")):
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, root / name)
+        for file in root.glob("Pulumi.*.yaml"):
+            file.write_text(yaml.safe_dump(_without_secrets(yaml.safe_load(file.read_text()))))
         (root / ".venv").symlink_to(Path(sys.prefix))
         binaries = folder / "bin"
         standins.install(binaries)
@@ -105,7 +110,13 @@ class Project:
         if stack and arguments[:2] != ("stack", "init"):
             command += ["--stack", self.stack]
         done = subprocess.run(
-            command, cwd=self.root, env=self._environment, capture_output=True, text=True, timeout=SECONDS, check=False
+            command,
+            cwd=self.root,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=self.seconds,
+            check=False,
         )
         events = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
         ran = Ran(done.returncode, done.stdout, done.stderr, events)
@@ -182,6 +193,12 @@ def _environment(folder: Path, cli: Path) -> dict[str, str]:
         "PULUMI_SKIP_UPDATE_CHECK": "true",
         "NO_PROXY": "*",
     }
+
+
+def _without_secrets(stack: dict[str, Any]) -> dict[str, Any]:
+    """A stack's config as it was before its user encrypted anything: the tests have another passphrase."""
+    config = stack.get("config") or {}
+    return {"config": {key: value for key, value in config.items() if not isinstance(value, dict)}}
 
 
 def find_cli() -> Path:

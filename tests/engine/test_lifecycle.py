@@ -22,8 +22,6 @@ from tests.standins.cloud import Event, is_a
 from tests.standins.docker import IMAGE
 from tests.standins.kubernetes import DEPLOYMENT, SECRET
 
-pytestmark = pytest.mark.xdist_group("lifecycle")
-
 KEY = "correct-key-4711-never-shown"
 HPA = "kubernetes:autoscaling/v2:HorizontalPodAutoscaler"
 SERVICE = "kubernetes:core/v1:Service"
@@ -127,6 +125,17 @@ def test_one_byte_of_the_app_changes_image_deployment_and_check(dev: Dev) -> Non
     assert dev.project.up().changed() == expected
 
 
+def test_a_step_back_is_built_and_pushed_again(dev: Dev) -> None:
+    """Its first image has the content's tag already, and ECR lets no tag move."""
+    module = dev.project.root / "app/server/__init__.py"
+    module.write_text(module.read_text()[:-1])
+    dev.project.up()
+    cloud = dev.project.cloud
+    tags = sorted(cloud.images(cloud.only(REPOSITORY).values["repositoryUrl"]))
+    contents = [tag.partition("-")[0] for tag in tags]
+    assert (len(tags), len(set(contents))) == (3, 2)
+
+
 def test_the_pods_get_the_newest_image(dev: Dev) -> None:
     cloud = dev.project.cloud
     digest = cloud.only(IMAGE).values["repoDigest"]
@@ -160,9 +169,7 @@ def test_another_target_is_refused(dev: Dev) -> None:
     before, done = dev.project.snapshot(), len(dev.project.cloud.journal())
     kept = (dev.project.root / "Pulumi.dev.yaml").read_text()
     (dev.project.root / "Pulumi.dev.yaml").write_text(
-        "config:\n  model-endpoint:target: kubernetes\n  model-endpoint:image: team/model@sha256:"
-        + "0" * 64
-        + "\n"
+        "config:\n  model-endpoint:target: kubernetes\n  model-endpoint:repository: registry.example.com/team/model\n"
         + "".join(line for line in kept.splitlines(keepends=True) if line.startswith("encryptionsalt"))
     )
     refused = dev.project.up(ok=False)

@@ -11,8 +11,6 @@ from tests.standins.aws import EKS_CLUSTER
 from tests.standins.docker import IMAGE
 from tests.standins.kubernetes import DEPLOYMENT, SERVICE_
 
-pytestmark = pytest.mark.xdist_group("recovery")
-
 NAT = "aws:ec2/natGateway:NatGateway"
 
 

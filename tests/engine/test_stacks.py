@@ -16,8 +16,6 @@ from tests.standins.aws import EKS_CLUSTER, REPOSITORY, ZONE
 from tests.standins.cloud import Thing
 from tests.standins.kubernetes import CLUSTER, SERVICE_
 
-pytestmark = pytest.mark.xdist_group("stacks")
-
 DIGEST = "sha256:" + "5" * 64
 CIDRS = '["203.0.113.7/32"]'
 
@@ -158,6 +156,7 @@ def borrowed(make_project: MakeProject) -> list[dict[str, Any]]:
     project.configure(
         {
             "image": f"team/model@{DIGEST}",
+            "example": '{"input": [1, 2, 3]}',
             "vpcId": "vpc-0123456789abcdef0",
             "privateSubnetIds": '["subnet-00000000000000001", "subnet-00000000000000002"]',
             "publicSubnetIds": '["subnet-00000000000000003"]',

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import time
 import uuid
@@ -12,7 +13,7 @@ from typing import Any
 
 from tests.standins import schema, wire
 from tests.standins.behaviour import Request, Service
-from tests.standins.cloud import ACCOUNT, CloudError, Thing
+from tests.standins.cloud import ACCOUNT, REGISTRY_VARIABLE, CloudError, Thing
 
 EKS_CLUSTER = "aws:eks/cluster:Cluster"
 VPC = "aws:ec2/vpc:Vpc"
@@ -302,7 +303,7 @@ class Aws(Service):
         }
 
     def get_authorization_token(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        password, server = uuid.uuid4().hex * 4, self._registry()
+        password, server = uuid.uuid4().hex * 4, _registry(self.region)
         self.cloud.allow_login(server, "AWS", password)
         token = base64.b64encode(f"AWS:{password}".encode()).decode()
         return {
@@ -313,9 +314,6 @@ class Aws(Service):
             "proxyEndpoint": f"https://{server}",
             "region": self.region,
         }
-
-    def _registry(self) -> str:
-        return f"{ACCOUNT}.dkr.ecr.{self.region}.amazonaws.com"
 
     def get_credentials(self, arguments: dict[str, Any]) -> dict[str, Any]:
         answer = self.get_authorization_token(arguments)
@@ -356,10 +354,13 @@ class Aws(Service):
         return {"id": subnet.id, "region": self.region, **{k: subnet.values[k] for k in keys if k in subnet.values}}
 
 
+def _registry(region: str) -> str:
+    return os.environ.get(REGISTRY_VARIABLE) or f"{ACCOUNT}.dkr.ecr.{region}.amazonaws.com"
+
+
 def _repository_outputs(values: dict[str, Any], id_: str) -> dict[str, Any]:
-    server = f"{ACCOUNT}.dkr.ecr.{values['region']}.amazonaws.com"
     return {
-        "repositoryUrl": f"{server}/{id_}",
+        "repositoryUrl": f"{_registry(values['region'])}/{id_}",
         "registryId": ACCOUNT,
         "arn": f"arn:aws:ecr:{values['region']}:{ACCOUNT}:repository/{id_}",
     }

@@ -16,6 +16,10 @@ from typing import Any, NamedTuple
 from tests.standins import wire
 
 VARIABLE = "STANDIN_CLOUD"
+KUBECONFIG_VARIABLE = "STANDIN_KUBECONFIG"
+"""The file of a real cluster's kubeconfig, which every EKS cluster then hands out as its own."""
+REGISTRY_VARIABLE = "STANDIN_REGISTRY"
+"""`host:port` of a real registry, which then is ECR; a repository's name is its path there."""
 ACCOUNT = "123456789012"
 
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 import grpc.aio
 import pulumi
 import pulumi_aws as aws
+import yaml
 from pulumi.errors import InputPropertiesError
 from pulumi.provider import ConstructResult, Provider
 from pulumi.provider.server import ProviderServicer
@@ -23,6 +26,7 @@ from pulumi.runtime._grpc_settings import _GRPC_CHANNEL_OPTIONS
 from pulumi.runtime.proto import provider_pb2_grpc
 
 from tests.standins import schema, wire
+from tests.standins.cloud import KUBECONFIG_VARIABLE
 
 TOKEN = "eks:index:Cluster"
 _CLUSTER_POLICIES = (
@@ -181,6 +185,8 @@ class Cluster(pulumi.ComponentResource):
 
 
 def _kubeconfig(values: dict[str, Any]) -> dict[str, Any]:
+    if real := os.environ.get(KUBECONFIG_VARIABLE):
+        return yaml.safe_load(Path(real).read_text())
     arguments = ["eks", "get-token", "--cluster-name", values["name"], "--output", "json"]
     if role := values["credentials"].get("roleArn"):
         arguments += ["--role", role]

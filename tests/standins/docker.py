@@ -68,15 +68,14 @@ class Docker(Service):
         if accepted is not None and given not in accepted:
             raise CloudError(f"push to {repository}: no basic auth credentials")
         if ".dkr.ecr." in server:
-            self._check_ecr(repository, tag, digest)
+            self._check_ecr(repository, tag)
         self.cloud.push(repository, tag, digest)
 
-    def _check_ecr(self, repository: str, tag: str, digest: str) -> None:
+    def _check_ecr(self, repository: str, tag: str) -> None:
         found = [t for t in self.cloud.things(REPOSITORY) if t.values["repositoryUrl"] == repository]
         if not found:
             raise CloudError(f"name unknown: the repository {repository} does not exist")
-        pushed = self.cloud.images(repository).get(tag)
-        if found[0].values.get("imageTagMutability") == "IMMUTABLE" and pushed not in {None, digest}:
+        if found[0].values.get("imageTagMutability") == "IMMUTABLE" and tag in self.cloud.images(repository):
             raise CloudError(f"tag invalid: the image tag {tag!r} already exists and is immutable")
 
     def read(self, asked: Request) -> Thing | None:
@@ -117,7 +116,9 @@ def _digest(values: dict[str, Any]) -> str:
             for source in sources:
                 if not list(context.glob(source.strip("/"))) and source not in {".", "./"}:
                     raise CloudError(f"COPY failed: {source} is not in the build context {context}")
-    text = f"{build['contextDigest']}\0{sorted(told.items())}\0{build.get('platform')}\0{build.get('target')}"
+    # The name stands for the time and the machine: no two builds of one content give the same bytes.
+    name = values["imageName"].rpartition(":")[2]
+    text = f"{build['contextDigest']}\0{sorted(told.items())}\0{build.get('platform')}\0{build.get('target')}\0{name}"
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
