@@ -125,6 +125,15 @@ def test_one_byte_of_the_app_changes_image_deployment_and_check(dev: Dev) -> Non
     assert dev.project.up().changed() == expected
 
 
+def test_a_broken_dockerfile_fails_in_the_preview(dev: Dev) -> None:
+    dockerfile = dev.project.root / "app/Dockerfile"
+    good = dockerfile.read_text()
+    dockerfile.write_text(good + "COPY nothing /\n")
+    failed = dev.project.pulumi("preview", ok=False)
+    dockerfile.write_text(good)
+    assert "COPY failed: nothing is not in the build context" in failed.text
+
+
 def test_a_step_back_is_built_and_pushed_again(dev: Dev) -> None:
     """Its first image has the content's tag already, and ECR lets no tag move."""
     module = dev.project.root / "app/server/__init__.py"

@@ -118,9 +118,9 @@ def test_a_server_that_never_is_ready_is_given_up(
 ) -> None:
     impatient = tmp_path / "supervisor.py"
     code = Path(supervisor.__file__).read_text()
-    impatient.write_text(code.replace("READY_SECONDS = 120.0", "READY_SECONDS = 1.0"))
+    impatient.write_text(code.replace("READY_SECONDS = 120.0", "READY_SECONDS = 5.0"))
     monkeypatch.setattr(supervisor, "__file__", str(impatient))
-    with pytest.raises(local.LocalServiceError, match="not ready after 1 seconds") as caught:
+    with pytest.raises(local.LocalServiceError, match="not ready after 5 seconds") as caught:
         deploy("import os, time\nprint('pid', os.getpid(), flush=True)\ntime.sleep(60)")
     pid = int(str(caught.value).rpartition("pid ")[2])
     assert not alive(pid)
