@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from types import FrameType
 
 
@@ -17,7 +18,9 @@ def main() -> int:
     # Until the event loop takes them over: as a container's first process, signals without a handler are not delivered.
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _leave)
-    from . import lifecycle, log
+    started = time.perf_counter()
+    from . import log
+    from .listener import open_listener
     from .problem import StartError
     from .settings import read_settings
 
@@ -25,7 +28,10 @@ def main() -> int:
     try:
         settings = read_settings(os.environ)
         log.configure(settings.log_level)
-        lifecycle.run(settings)
+        listener = open_listener(settings)
+        from . import lifecycle
+
+        lifecycle.run(settings, listener, started)
     except StartError as reason:
         log.error("cannot start", reason=str(reason))
         return 1

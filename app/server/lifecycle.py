@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import signal
 import socket
@@ -19,17 +18,18 @@ from .metrics import Metrics
 from .model import Model, load_model
 from .problem import StartError
 from .settings import Settings
-from .transport import BACKLOG, Transport
+from .transport import Transport
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LINGER_SECONDS = 0.3
 """For requests on connections that were accepted last: their bytes may still be on the way."""
 
 
-def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; a StartError when that cannot begin."""
-    started = time.perf_counter()
-    listener = _open_listener(settings)
+def run(settings: Settings, listener: socket.socket, started: float) -> None:
+    """Serve on `listener` until SIGTERM or SIGINT; a StartError when that cannot begin.
+
+    `started`: the process's own start, as time.perf_counter().
+    """
     model = load_model(settings.model_dir)
     inline_rows = model.warm_up()
     # Not closed: that would cancel what the grace period has given up on, under granian's hands. The process ends next.
@@ -43,40 +43,6 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     except ImportError:
         return asyncio.new_event_loop
     return uvloop.new_event_loop
-
-
-def _open_listener(settings: Settings) -> socket.socket:
-    """The inherited socket, or a bound one: a taken port shows before the model is loaded."""
-    if settings.listen_fd is not None:
-        return _inherited(settings.listen_fd)
-    where = f"HOST={settings.host} PORT={settings.port}"
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        raise _cannot_listen(where, error) from None
-    return listener
-
-
-def _inherited(descriptor: int) -> socket.socket:
-    try:
-        listener = socket.socket(fileno=descriptor)
-        listening = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    except OSError as error:
-        raise StartError(f"LISTEN_FD={descriptor} is not a socket: {error.strerror}") from None
-    if not listening:
-        raise StartError(f"LISTEN_FD={descriptor} is a socket that does not listen")
-    return listener
-
-
-def _cannot_listen(where: str, error: OSError) -> StartError:
-    if error.errno == errno.EADDRINUSE:
-        return StartError(f"{where}: the port is taken by another process")
-    return StartError(f"{where}: cannot listen there: {error.strerror}")
 
 
 def _tell_ready(descriptor: int | None) -> None:
@@ -107,10 +73,6 @@ async def _serve(settings: Settings, listener: socket.socket, model: Model, inli
         asyncio.get_running_loop().add_signal_handler(each, signals.put_nowait, each)
 
     host, port = listener.getsockname()[:2]
-    try:
-        listener.listen(BACKLOG)  # from here on connections wait instead of being refused
-    except OSError as error:
-        raise _cannot_listen(f"HOST={settings.host} PORT={port}", error) from None
     serving = asyncio.create_task(transport.serve())
     _tell_ready(settings.ready_fd)
     log.info(

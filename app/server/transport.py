@@ -18,9 +18,9 @@ from granian.log import LogLevels
 from granian.server.embed import Server
 
 from .app import App, Request
+from .listener import BACKLOG
 from .problem import Problem
 
-BACKLOG = 1024
 _MOST_CONNECTIONS = 16_384
 _IDLE_MILLISECONDS = 75_000
 """Longer than the 60 s after which common load balancers drop an idle connection: they must be the first to close."""

@@ -74,6 +74,24 @@ def test_while_it_drains_it_is_not_ready_but_answers_and_closes(start_server: St
     assert server.wait(5) == 0
 
 
+def test_who_connects_while_the_model_loads_waits_for_the_answer(start_server: StartServer, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = start_server(PORT=str(port), MODEL_DIR=str(slow_model(tmp_path, 2_000_000)))
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            early = socket.create_connection(("127.0.0.1", port), timeout=20)
+            break
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+    with early:
+        assert server.stderr == [], "it was ready already"
+        early.sendall(b"GET /v2/health/ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        assert read_all(early).startswith(b"HTTP/1.1 200")
+    assert server.event("ready")
+
+
 def wait_until_refused(server: Server) -> None:
     """Past drain and linger the listening socket is gone."""
     deadline = time.monotonic() + 10
