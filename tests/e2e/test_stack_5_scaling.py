@@ -1,0 +1,57 @@
+"""Load makes replicas, rest takes them away, and `up` leaves their number alone. State after: as before, three pods."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.e2e.load import traffic
+from tests.e2e.stack import SMALL, Stack, wait_for
+
+MANY_ROWS = json.dumps({"input": [[5.1, 1.4, 0.2]] * 500})
+QUICK = {"spec": {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 15}}}}
+"""The stack waits five minutes before it takes a replica away; to wait for that would test the clock."""
+
+
+@pytest.fixture
+def watched(served: Stack) -> Stack:
+    """The stack, with an autoscaler that has seen the pods."""
+
+    def measured() -> bool:
+        (autoscaler,) = served.objects("horizontalpodautoscalers")
+        return bool(autoscaler["status"].get("currentMetrics"))
+
+    wait_for("metrics", measured, 90, pause=1)
+    return served
+
+
+def replicas(stack: Stack) -> int:
+    return stack.deployment()["spec"]["replicas"]
+
+
+def calm_down(stack: Stack) -> None:
+    """Until the autoscaler has taken away what the load before had needed."""
+    (autoscaler,) = stack.objects("horizontalpodautoscalers")
+    stack.kubectl("patch", "hpa", autoscaler["metadata"]["name"], "--type=merge", "-p", json.dumps(QUICK))
+    wait_for("fewer replicas", lambda: replicas(stack) == SMALL["replicas"], 150, pause=1)
+
+
+def test_replicas_follow_the_load_and_up_does_not_fight_it(watched: Stack) -> None:
+    calm_down(watched)
+    name = watched.deployment()["metadata"]["name"]
+    with traffic(f"{watched.endpoint()}/predict", MANY_ROWS, kept=600, fresh=200, seconds=120) as sent:
+        wait_for("more replicas", lambda: replicas(watched) == SMALL["maxReplicas"], 100, pause=1)
+        wait_for("a fourth pod", lambda: len(watched.ready()) == SMALL["maxReplicas"], 30)
+        watched.up("--expect-no-changes")
+        # Nor does one that has to write the Deployment and mend the autoscaler.
+        watched.kubectl("patch", "deployment", name, "--type=merge", "-p", '{"spec": {"revisionHistoryLimit": 7}}')
+        assert ("update", "Deployment") in watched.up("--refresh").changed()
+        assert replicas(watched) == SMALL["maxReplicas"]
+    # Until there are enough replicas, a pod may refuse what it could not answer in time; it loses nothing.
+    assert {each.code for each in sent.lost} <= {429}, sent.lost
+    (autoscaler,) = watched.objects("horizontalpodautoscalers")
+    assert autoscaler["spec"]["behavior"]["scaleDown"]["stabilizationWindowSeconds"] == 300
+    calm_down(watched)
+    watched.up("--refresh")  # the autoscaler's behaviour is the stack's again
+    assert len(watched.ready()) == len(watched.pods()) == SMALL["replicas"]
