@@ -5,6 +5,13 @@ from __future__ import annotations
 import os
 
 import pytest
+from pulumi.runtime import sync_await
+
+
+@pytest.fixture(autouse=True)
+def _event_loop() -> None:
+    """Outputs need a current event loop, and whatever ran in this process before may have left none."""
+    sync_await._ensure_event_loop()
 
 
 @pytest.fixture(autouse=True)

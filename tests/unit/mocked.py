@@ -175,6 +175,7 @@ def run(
     `outputs`: type or name of a resource -> what its provider computes, in the wire's spelling, or a function of the
     `Resource`; `id` and `arn` are made up when not given. In a preview they are unknown all the same.
     """
+    sync_await._ensure_event_loop()  # whatever ran in this process before may have left none
     monitor = _Monitor(preview, {**CALLS, **(calls or {})}, outputs or {})
     settings.SETTINGS.rpc_manager.clear()
     settings.SETTINGS.outputs.clear()
@@ -195,6 +196,7 @@ def run(
 
 def resolve(value: pulumi.Input[Any]) -> Resolved:
     """What an Output of a finished run came to; secrets are unwrapped, unknowns have `known` False."""
+    sync_await._ensure_event_loop()
     output = pulumi.Output.from_input(value)
 
     async def read() -> Resolved:

@@ -1,20 +1,19 @@
 """The programs of our own cluster: Kubernetes from its pinned Go modules, the rest from Debian.
 
-Both are kept in the user's cache. Debian's packages are unpacked there and not installed: nothing of the machine
-changes, and no etcd or registry starts by itself.
+Both are kept in the user's cache.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.e2e.cluster import debian
 from tests.e2e.cluster.api import ClusterError
 from tools.pulumi import obtain
 
@@ -37,9 +36,6 @@ _PACKAGES = {
     "runc": "runc",
 }
 """Program -> the Debian package that has it."""
-
-_FOLDERS = ("usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin", "usr/lib/cni", "opt/cni/bin")
-"""Where programs are, network plugins included, on a machine and in an unpacked package."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +62,8 @@ def unavailable() -> str | None:
         return f"a cluster needs Linux namespaces: use Linux, {instead}"
     if os.geteuid() != 0:
         return f"a cluster needs namespaces, mounts and cgroups: run as root, {instead}"
-    if _missing(_search_path()) and not shutil.which("apt-get"):
-        packages = ", ".join(_missing(_search_path()))
-        return f"a cluster needs the programs of Debian's {packages}: install them, {instead}"
+    if reason := debian.unavailable(_PACKAGES):
+        return f"{reason}, which a cluster needs: install them, {instead}"
     if not (shutil.which("go") or _kube_folder(obtain.default_cache()).is_dir()):
         return f"a cluster is built once from Go modules: install Go 1.24 or newer, {instead}"
     return None
@@ -76,18 +71,9 @@ def unavailable() -> str | None:
 
 def programs(cache: Path) -> Programs:
     """All programs, from the cache or put there now."""
-    cache.mkdir(parents=True, exist_ok=True)
-    environment = {"HOME": "/root", "PATH": _search_path(), "TMPDIR": "/run"}
-    missing = _missing(environment["PATH"])
-    if missing:
-        unpacked = cache / f"debian-{obtain.machine()}-{'-'.join(missing)}"
-        _once(unpacked, lambda folder: _unpack(missing, folder))
-        environment["PATH"] = os.pathsep.join([_search_path(unpacked), environment["PATH"]])
-        libraries = [str(folder) for folder in (unpacked / "usr/lib").glob("*-linux-gnu*")]
-        if libraries:
-            environment["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
+    environment = {"HOME": "/root", "TMPDIR": "/run"} | debian.environment(_PACKAGES, cache)
     kube = _kube_folder(cache)
-    _once(kube, _build)
+    debian.once(kube, _build)
     environment["PATH"] = os.pathsep.join([str(kube), environment["PATH"]])
     return Programs(kube=kube, environment=environment)
 
@@ -103,17 +89,6 @@ def version() -> str:
 def _kube_folder(cache: Path) -> Path:
     sources = sorted(file for module in (_KUBE, _METRICS) for file in module.rglob("*") if file.is_file())
     return cache / f"kube-{version()}-{obtain.machine()}-{obtain.digest(sources)}"
-
-
-def _once(target: Path, make: Callable[[Path], None]) -> None:
-    """Let `make` fill the folder, unless it is there; one process at a time, and all or nothing."""
-    if target.is_dir():
-        return
-    with (target.parent / "cluster.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not target.is_dir():
-            with obtain.appearing(target) as partial:
-                make(partial)
 
 
 def _build(into: Path) -> None:
@@ -136,34 +111,3 @@ def _go(module: Path, linker_flags: str, into: Path, package: str) -> None:
     done = subprocess.run(command, cwd=module, env=settings, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise ClusterError(f"Go could not build {module.name}:\n{done.stderr[-2000:]}")
-
-
-def _unpack(packages: list[str], into: Path) -> None:
-    """Fetch the packages, and what they need that the machine lacks, and unpack them."""
-    obtain.say(f"Cluster: fetching {', '.join(packages)} from Debian")
-    archives = into / "archives"
-    archives.mkdir()
-    wanted = ["apt-get", "install", "--print-uris", "--quiet=2", "--no-install-recommends", *packages]
-    if subprocess.run(wanted, capture_output=True, check=False).returncode:
-        _apt(["apt-get", "update", "--quiet=2"], archives)
-    lines = _apt(wanted, archives).splitlines()
-    names = [line.split()[1].split("_")[0] for line in lines]
-    _apt(["apt-get", "download", "--quiet=2", "--option=APT::Sandbox::User=root", *names], archives)
-    for archive in archives.glob("*.deb"):
-        _apt(["dpkg-deb", "--extract", str(archive), str(into)], archives)
-    shutil.rmtree(archives)
-
-
-def _apt(command: list[str], folder: Path) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ClusterError(f"{' '.join(command)}: {done.stderr.strip()}")
-    return done.stdout
-
-
-def _search_path(root: Path = Path("/")) -> str:
-    return os.pathsep.join(str(root / folder) for folder in _FOLDERS)
-
-
-def _missing(path: str) -> list[str]:
-    return sorted(package for program, package in _PACKAGES.items() if not shutil.which(program, path=path))

@@ -7,10 +7,10 @@ import gzip
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
+from tests.e2e.cluster import debian
 from tests.e2e.providers.registry import Blob, push_image
 from tests.standins.cloud import CloudError
 from tools.pulumi import obtain
@@ -57,11 +57,10 @@ def _made() -> Path:
 
 
 def _make(folder: Path) -> None:
-    if not shutil.which("mmdebstrap"):
-        raise CloudError("the base image is made by Debian's mmdebstrap: install it")
     obtain.say("Base image: making Debian's Python, a minute the first time")
     tar = folder / "layer.tar"
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": "0"}
+    tools = debian.environment({"mmdebstrap": "mmdebstrap"}, obtain.default_cache())
+    environment = {**os.environ, **tools, "SOURCE_DATE_EPOCH": "0"}
     command = ["mmdebstrap", *_OPTIONS, SUITE, str(tar)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -15,11 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.e2e.cluster import debian
 from tests.e2e.providers import client
 from tests.e2e.providers.docker import BUILD_FLAGS
 from tests.standins.cloud import CloudError
+from tools.pulumi import obtain
 
 _PROGRAMS = {"dockerd": "docker.io", "containerd": "containerd", "runc": "runc", "setpriv": "util-linux"}
+"""Program -> the Debian package that has it."""
 _CGROUP = "model-endpoint-builder"
 _START_SECONDS = 60
 
@@ -39,8 +42,8 @@ class Builder:
 
     def docker(self, *arguments: str) -> str:
         """What the client prints; BuilderError with its complaint when it fails."""
-        command = [str(client.find()), *arguments]
         environment = {**os.environ, **self.environment}
+        command = [environment[client.CLIENT], *arguments]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise BuilderError(f"docker {' '.join(arguments)}: {done.stderr.strip()}")
@@ -54,13 +57,8 @@ def unavailable() -> str | None:
     instead = "or name a daemon by E2E_DOCKER_HOST"
     if os.geteuid() != 0:
         return f"a Docker daemon needs mounts and cgroups: run as root, {instead}"
-    missing = sorted({package for program, package in _PROGRAMS.items() if not shutil.which(program)})
-    if missing:
-        return f"a builder needs the programs of Debian's {', '.join(missing)}: install them, {instead}"
-    try:
-        client.find()
-    except CloudError as error:
-        return str(error)
+    if reason := debian.unavailable(_PROGRAMS):
+        return f"{reason}, which a builder needs: install them, {instead}"
     return None
 
 
@@ -75,18 +73,21 @@ def builder(
     the daemon then makes a bridge where it runs.
     """
     if given := os.environ.get("E2E_DOCKER_HOST"):
-        yield Builder(given, _environment(given))
+        yield Builder(given, _environment(given, client.find()))
         return
     if reason := unavailable():
         raise BuilderError(reason)
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     host = f"unix://{folder / 'docker.sock'}"
+    tools = debian.environment(_PROGRAMS, obtain.default_cache())
+    found = client.find(tools["PATH"])
+    tools["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), tools["PATH"]])
     with (folder / "log").open("w") as log:
         command = [*_CHAINED, *inside, *_NAMESPACES, *_daemon(folder, host, registries, ports=ports)]
-        daemon = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        daemon = subprocess.Popen(command, env=os.environ | tools, stdout=log, stderr=log, start_new_session=True)
     try:
-        started = Builder(host, _environment(host))
+        started = Builder(host, _environment(host, found))
         _wait(started, daemon, folder / "log")
         yield started
     finally:
@@ -118,12 +119,12 @@ def _daemon(folder: Path, host: str, registries: Sequence[str], *, ports: bool) 
     ]
 
 
-def _environment(host: str) -> dict[str, str]:
+def _environment(host: str, found: Path) -> dict[str, str]:
     flags = ["--network=host"]
     bundle = os.environ.get("SSL_CERT_FILE") or os.environ.get("PIP_CERT")
     if bundle:
         flags.append(f"--secret=id=ca,src={bundle}")
-    return {"DOCKER_HOST": host, BUILD_FLAGS: " ".join(flags)}
+    return {"DOCKER_HOST": host, client.CLIENT: str(found), BUILD_FLAGS: " ".join(flags)}
 
 
 def _wait(started: Builder, daemon: subprocess.Popen[bytes], log: Path) -> None:

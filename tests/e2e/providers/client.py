@@ -11,12 +11,17 @@ from pathlib import Path
 
 from tests.standins.cloud import CloudError
 
+CLIENT = "E2E_DOCKER_CLIENT"
+"""Names the client, for processes that would not find it."""
+
 
 @cache
-def find() -> Path:
-    """The first one on PATH."""
+def find(path: str = "") -> Path:
+    """The one that CLIENT names, else the first one on PATH and then on `path`."""
+    if named := os.environ.get(CLIENT):
+        return Path(named)
     seen: list[str] = []
-    for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
+    for folder in [*os.environ.get("PATH", os.defpath).split(os.pathsep), *path.split(os.pathsep)]:
         program = shutil.which("docker", path=folder)
         if program:
             if _builds(program):
