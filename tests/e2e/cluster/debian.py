@@ -30,6 +30,8 @@ def environment(packages: Mapping[str, str], cache: Path) -> dict[str, str]:
         libraries = [str(folder) for folder in (unpacked / "usr/lib").glob("*-linux-gnu*")]
         if libraries:
             found["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
+        for extensions in unpacked.glob("usr/lib/*-linux-gnu*/xtables"):
+            found["XTABLES_LIBDIR"] = str(extensions)
     return found
 
 
@@ -77,6 +79,9 @@ def _unpack(packages: list[str], into: Path) -> None:
     for archive in archives.glob("*.deb"):
         _apt(["dpkg-deb", "--extract", str(archive), str(into)], archives)
     shutil.rmtree(archives)
+    for chosen in [*into.glob("usr/sbin/iptables-nft*"), *into.glob("usr/sbin/ip6tables-nft*")]:
+        # What the package's own script would do on an installed machine.
+        chosen.with_name(chosen.name.replace("-nft", "", 1)).symlink_to(chosen.name)
 
 
 def _apt(command: list[str], folder: Path) -> str:
