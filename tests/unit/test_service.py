@@ -390,6 +390,6 @@ def test_no_address_is_an_error_that_says_so(status: dict[str, Any]) -> None:
 
 def test_the_first_preview_knows_no_address(run: Run) -> None:
     preview = build(preview=True)
-    assert [r.name for r in preview.resources] == [r.name for r in run.resources]
+    assert sorted(r.name for r in preview.resources) == sorted(r.name for r in run.resources)
     for output in (preview.result.hostname, preview.result.url, preview.result.namespace, preview.result.logs_command):
         assert not mocked.resolve(output).known
