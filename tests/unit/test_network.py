@@ -46,8 +46,10 @@ def test_default_security_group_allows_nothing() -> None:
 
 def test_three_zones_without_local_zones_and_zones_that_eks_refuses() -> None:
     run = make(DEV)
-    zones = [subnet.inputs["availabilityZone"] for subnet in run.all("Subnet")]
-    assert zones == ["us-east-1a", "us-east-1b", "us-east-1c"] * 2
+    zones = {subnet.name: subnet.inputs["availabilityZone"] for subnet in run.all("Subnet")}
+    assert zones == {
+        f"network-{kind}-{index}": f"us-east-1{'abc'[index]}" for kind in ("public", "private") for index in range(3)
+    }
     asked = run.call("getAvailabilityZones").args
     assert asked["filters"] == [{"name": "zone-type", "values": ["availability-zone"]}]
     assert asked["state"] == "available"
