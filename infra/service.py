@@ -364,20 +364,20 @@ def _probe(path: str, *, period: int, failures: int) -> k8s.core.v1.ProbeArgs:
 
 def _resources(settings: ServiceSettings) -> k8s.core.v1.ResourceRequirementsArgs:
     requests = {"cpu": settings.cpu, "memory": settings.memory, "ephemeral-storage": "128Mi"}
-    limits = {"cpu": twice(settings.cpu), "memory": settings.memory, "ephemeral-storage": "512Mi"}
+    limits = {"cpu": burst(settings.cpu), "memory": settings.memory, "ephemeral-storage": "512Mi"}
     if settings.gpus:
         for group in (requests, limits):
             group["nvidia.com/gpu"] = str(settings.gpus)
     return k8s.core.v1.ResourceRequirementsArgs(requests=requests, limits=limits)
 
 
-def twice(cpu: str) -> str:
-    """Double a CPU quantity: room to start and for a burst, until the autoscaler has added replicas.
+def burst(cpu: str) -> str:
+    """The limit for a requested CPU quantity: twice as much, and one core at least, which is what a start takes.
 
     At a limit equal to the request use could never exceed the target by much, and scaling up would go in small steps.
     """
     millicores = Decimal(cpu[:-1]) if cpu.endswith("m") else Decimal(cpu) * 1000
-    return f"{int(2 * millicores)}m"
+    return f"{max(int(2 * millicores), 1000)}m"
 
 
 def _autoscaler(

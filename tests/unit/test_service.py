@@ -10,7 +10,7 @@ import pulumi_kubernetes as k8s
 import pytest
 
 from infra.load_balancer import nlb, plain
-from infra.service import ModelService, ModelServiceArgs, NoAddressError, twice
+from infra.service import ModelService, ModelServiceArgs, NoAddressError, burst
 from infra.settings import ServiceSettings
 from tests.unit import mocked
 
@@ -263,9 +263,9 @@ def test_gpus_are_requested_and_limited_alike() -> None:
     assert resources["requests"]["nvidia.com/gpu"] == resources["limits"]["nvidia.com/gpu"] == "2"
 
 
-@pytest.mark.parametrize(("cpu", "double"), [("500m", "1000m"), ("2", "4000m"), ("0.25", "500m"), ("1.5", "3000m")])
-def test_twice_a_cpu_quantity(cpu: str, double: str) -> None:
-    assert twice(cpu) == double
+@pytest.mark.parametrize(("cpu", "limit"), [("500m", "1000m"), ("2", "4000m"), ("0.25", "1000m"), ("1.5", "3000m")])
+def test_the_cpu_limit_leaves_room_for_a_burst_and_a_start(cpu: str, limit: str) -> None:
+    assert burst(cpu) == limit
 
 
 def test_the_api_key_is_an_immutable_secret_in_a_file_that_the_server_can_read() -> None:
