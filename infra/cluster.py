@@ -13,6 +13,7 @@ import pulumi_aws as aws
 import pulumi_eks as eks
 import pulumi_kubernetes as k8s
 
+from infra import kms
 from infra.settings import Architecture, ClusterSettings
 
 LOG_TYPES = ("api", "audit", "authenticator", "controllerManager", "scheduler")
@@ -175,33 +176,22 @@ def key_policy(caller_arn: str, region: str, prefix: str) -> str:
     """Who may use the cluster's key: whom IAM allows in this account, and CloudWatch for the cluster's log group."""
     _, partition, _, _, account, _ = caller_arn.split(":", 5)
     log_groups = f"arn:{partition}:logs:{region}:{account}:log-group:{log_group_name(f'{prefix}-*')}"
-    return json.dumps(
+    return kms.key_policy(
+        caller_arn,
         {
-            "Version": "2012-10-17",
-            "Statement": [
-                {
-                    "Sid": "Account",
-                    "Effect": "Allow",
-                    "Principal": {"AWS": f"arn:{partition}:iam::{account}:root"},
-                    "Action": "kms:*",
-                    "Resource": "*",
-                },
-                {
-                    "Sid": "ControlPlaneLogs",
-                    "Effect": "Allow",
-                    "Principal": {"Service": f"logs.{region}.amazonaws.com"},
-                    "Action": [
-                        "kms:Decrypt",
-                        "kms:DescribeKey",
-                        "kms:Encrypt",
-                        "kms:GenerateDataKey*",
-                        "kms:ReEncrypt*",
-                    ],
-                    "Resource": "*",
-                    "Condition": {"ArnLike": {"kms:EncryptionContext:aws:logs:arn": log_groups}},
-                },
+            "Sid": "ControlPlaneLogs",
+            "Effect": "Allow",
+            "Principal": {"Service": f"logs.{region}.amazonaws.com"},
+            "Action": [
+                "kms:Decrypt",
+                "kms:DescribeKey",
+                "kms:Encrypt",
+                "kms:GenerateDataKey*",
+                "kms:ReEncrypt*",
             ],
-        }
+            "Resource": "*",
+            "Condition": {"ArnLike": {"kms:EncryptionContext:aws:logs:arn": log_groups}},
+        },
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_aws as aws
 
+from infra import kms
 from infra.settings import RegistrySettings
 
 
@@ -77,21 +78,7 @@ class Registry(pulumi.ComponentResource):
 
 def key_policy(caller_arn: str) -> str:
     """Who may use the key: whom IAM allows in this account. ECR is granted its use by who makes the repository."""
-    _, partition, _, _, account, _ = caller_arn.split(":", 5)
-    return json.dumps(
-        {
-            "Version": "2012-10-17",
-            "Statement": [
-                {
-                    "Sid": "Account",
-                    "Effect": "Allow",
-                    "Principal": {"AWS": f"arn:{partition}:iam::{account}:root"},
-                    "Action": "kms:*",
-                    "Resource": "*",
-                }
-            ],
-        }
-    )
+    return kms.key_policy(caller_arn)
 
 
 def lifecycle_policy(keep_images: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import subprocess
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.e2e.cluster import debian
 from tools.pulumi import obtain
 
 _HERE = Path(__file__).parent
@@ -97,15 +97,8 @@ def _end(process: subprocess.Popen[str]) -> dict[str, Any]:
 def _program() -> Path:
     """Built from its pinned module, once a user."""
     sources = [_HERE / name for name in ("go.mod", "go.sum", "main.go")]
-    cache = obtain.default_cache()
-    cache.mkdir(parents=True, exist_ok=True)
-    folder = cache / f"load-{obtain.machine()}-{obtain.digest(sources)}"
-    if not folder.is_dir():
-        with (cache / "load.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not folder.is_dir():
-                with obtain.appearing(folder) as partial:
-                    go_build(_HERE, partial / "load")
+    folder = obtain.default_cache() / f"load-{obtain.machine()}-{obtain.digest(sources)}"
+    debian.once(folder, lambda partial: go_build(_HERE, partial / "load"))
     return folder / "load"
 
 
