@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.e2e.cluster import debian
 from tests.e2e.cluster.api import ClusterError
+from tools import debian
 from tools.pulumi import obtain
 
 _HERE = Path(__file__).parent

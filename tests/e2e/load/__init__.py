@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.cluster import debian
+from tools import debian
 from tools.pulumi import obtain
 
 _HERE = Path(__file__).parent

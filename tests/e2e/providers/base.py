@@ -10,9 +10,9 @@ import os
 import subprocess
 from pathlib import Path
 
-from tests.e2e.cluster import debian
 from tests.e2e.providers.registry import Blob, push_image
 from tests.standins.cloud import CloudError
+from tools import debian
 from tools.pulumi import obtain
 
 SUITE = "bookworm"

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.e2e.cluster import debian
 from tests.e2e.providers import client
 from tests.e2e.providers.docker import BUILD_FLAGS
 from tests.standins.cloud import CloudError
+from tools import debian
 from tools.pulumi import obtain
 
 _PROGRAMS = {"dockerd": "docker.io", "containerd": "containerd", "runc": "runc", "setpriv": "util-linux"}

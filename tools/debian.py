@@ -12,11 +12,18 @@ import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tests.e2e.cluster.api import ClusterError
 from tools.pulumi import obtain
+
+
+class PackagesError(Exception):
+    """Debian's packages could not be had; the message says what was asked and what answered."""
+
 
 _FOLDERS = ("usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin", "usr/lib/cni", "opt/cni/bin")
 """Where programs are, network plugins included, on a machine and in an unpacked package."""
+
+_LIBRARIES = "usr/lib/*-linux-gnu*"
+"""Where libraries are in an unpacked package; some, such as PulseAudio's, one folder further down."""
 
 
 def environment(packages: Mapping[str, str], cache: Path) -> dict[str, str]:
@@ -27,10 +34,11 @@ def environment(packages: Mapping[str, str], cache: Path) -> dict[str, str]:
         unpacked = cache / f"debian-{obtain.machine()}-{'-'.join(lacking)}"
         once(unpacked, lambda folder: _unpack(lacking, folder))
         found["PATH"] = os.pathsep.join([search_path(unpacked), found["PATH"]])
-        libraries = [str(folder) for folder in (unpacked / "usr/lib").glob("*-linux-gnu*")]
+        files = [*unpacked.glob(f"{_LIBRARIES}/lib*.so*"), *unpacked.glob(f"{_LIBRARIES}/*/lib*.so*")]
+        libraries = sorted({str(file.parent) for file in files})
         if libraries:
             found["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
-        for extensions in unpacked.glob("usr/lib/*-linux-gnu*/xtables"):
+        for extensions in unpacked.glob(f"{_LIBRARIES}/xtables"):
             found["XTABLES_LIBDIR"] = str(extensions)
     return found
 
@@ -58,7 +66,7 @@ def once(target: Path, make: Callable[[Path], None]) -> None:
     if target.is_dir():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / "cluster.lock").open("w") as lock:
+    with (target.parent / "once.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.is_dir():
             with obtain.appearing(target) as partial:
@@ -67,11 +75,13 @@ def once(target: Path, make: Callable[[Path], None]) -> None:
 
 def _unpack(packages: list[str], into: Path) -> None:
     """Fetch the packages, and what they need that the machine lacks, and unpack them."""
-    obtain.say(f"Tests on the cluster: fetching {', '.join(packages)} from Debian")
+    obtain.say(f"Fetching {', '.join(packages)} from Debian")
     archives = into / "archives"
     archives.mkdir()
     wanted = ["apt-get", "install", "--print-uris", "--quiet=2", "--no-install-recommends", *packages]
     if subprocess.run(wanted, capture_output=True, check=False).returncode:
+        if os.geteuid():
+            raise PackagesError(f"apt knows no {', '.join(packages)} here; `apt-get update` may help, and needs root")
         _apt(["apt-get", "update", "--quiet=2"], archives)
     lines = _apt(wanted, archives).splitlines()
     names = [line.split()[1].split("_")[0] for line in lines]
@@ -87,5 +97,5 @@ def _unpack(packages: list[str], into: Path) -> None:
 def _apt(command: list[str], folder: Path) -> str:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ClusterError(f"{' '.join(command)}: {done.stderr.strip()}")
+        raise PackagesError(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.stdout
