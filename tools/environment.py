@@ -13,7 +13,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tools.pulumi.obtain import say
+from tools.pulumi.obtain import default_cache, say
 
 UV_LOCK = "tools/uv.lock"
 PROGRAM_LOCKS = ("app/requirements.lock", "requirements.lock")
@@ -43,6 +43,29 @@ def ensure(root: Path, *, tests: bool = False) -> Path:
             stamp.unlink(missing_ok=True)
             install(root, locks)
             stamp.write_text(wanted)
+    return home / "bin"
+
+
+def separate(root: Path, *locks: str) -> Path:
+    """The programs' folder of an environment with what `locks` name and nothing else, in the user's cache.
+
+    For what would not fit beside the program's own packages, or is too large to install unasked. The cache holds one
+    environment for each content of the locks.
+    """
+    uv = ensure(root, tests=False) / "uv"
+    digest = hashlib.sha256(b"".join((root / lock).read_bytes() for lock in locks)).hexdigest()[:12]
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    cache = default_cache()
+    cache.mkdir(parents=True, exist_ok=True)
+    home = cache / f"python{version}-{locks[-1].removesuffix('.lock').replace('/', '-')}-{digest}"
+    stamp = home / "complete"
+    with one_at_a_time(cache):
+        if not stamp.exists():
+            say(f"Python: installing the locked packages of {', '.join(locks)}: seconds from uv's cache, else minutes")
+            run(root, [str(uv), "venv", "--quiet", "--clear", f"--python={sys.executable}", str(home)])
+            python = f"--python={home / 'bin/python'}"
+            run(root, [str(uv), "pip", "sync", "--quiet", python, "--require-hashes", *locks])
+            stamp.touch()
     return home / "bin"
 
 

@@ -209,10 +209,14 @@ def docs() -> int:
 
 
 def locks() -> int:
-    """Compile the lock files again; `app` first, because the others are held to it."""
+    """Compile the lock files again; in an order in which each is held to those before it."""
     uv = ("uv", "pip", "compile", "--quiet", "--universal", "--python-version=3.11", "--generate-hashes", "--no-header")
-    for source in ("tools/uv", "app/requirements", "requirements", "requirements-dev"):
-        failed = in_environment(*uv, f"--output-file={source}.lock", f"{source}.in")
+    first = ["tools/uv.in", "app/requirements.in", "requirements.in"]
+    others = sorted(
+        str(file.relative_to(ROOT)) for file in ROOT.glob("**/requirements*.in") if ".venv" not in file.parts
+    )
+    for source in dict.fromkeys([*first, *others]):
+        failed = in_environment(*uv, f"--output-file={source.removesuffix('.in')}.lock", source)
         if failed:
             return failed
     return 0
