@@ -1,133 +1,93 @@
-"""HTTP by granian, embedded: its Rust side parses and writes, our event loop answers.
-
-What granian does when told to stop (tests/app holds it to that): it closes its listening descriptor and idle
-connections at once, reads and answers what has begun, adding `connection: close`, and ends when the last has ended.
-"""
+"""All connections of a listening socket, and how they end."""
 
 from __future__ import annotations
 
-import os
+import asyncio
 import socket
-import sys
-from typing import Protocol
+from collections.abc import Callable
+from email.utils import formatdate
 
-from granian._granian import RSGIHeaders, RSGIHTTPProtocol, RSGIProtocolClosed, RSGIProtocolError, SocketHolder
-from granian.constants import HTTPModes, Interfaces
-from granian.http import HTTP1Settings
-from granian.log import LogLevels
-from granian.server.embed import Server
-
-from .app import App, Request
+from . import log
+from .connection import Connection, Core, Limits, Shared
 from .listener import BACKLOG
-from .problem import Problem
 
-_MOST_CONNECTIONS = 16_384
-_IDLE_MILLISECONDS = 75_000
-"""Longer than the 60 s after which common load balancers drop an idle connection: they must be the first to close."""
-
-
-class _Scope(Protocol):
-    """The part of granian's request head that is used here."""
-
-    method: str
-    path: str
-    headers: RSGIHeaders
-
-
-class _Embedded(Server):
-    """granian's server on a socket that is open already."""
-
-    def __init__(self, target: object, listener: socket.socket) -> None:
-        super().__init__(
-            target,
-            interface=Interfaces.RSGI,
-            http=HTTPModes.http1,
-            websockets=False,
-            backlog=BACKLOG,
-            backpressure=_MOST_CONNECTIONS,
-            http1_settings=HTTP1Settings(header_read_timeout=_IDLE_MILLISECONDS),
-            log_enabled=False,
-            log_level=LogLevels.critical,
-        )
-        self._listener = listener
-        self._inode = os.fstat(listener.fileno()).st_ino
-        self._descriptor = -1
-
-    def _init_shared_socket(self) -> None:
-        # Its own would set SO_REUSEPORT, so that a taken port goes unnoticed.
-        self._ssp = None
-        self._descriptor = self._listener.detach()
-        backlog = (self.backlog,) if sys.platform.startswith(("linux", "freebsd")) else ()
-        self._shd = SocketHolder(self._descriptor, False, *backlog)  # pyright: ignore[reportCallIssue] - its stub is short
-
-    def stop_accepting(self) -> None:
-        """Serve on, but take no new connection.
-
-        granian can only do both at once, and then closes connections whose first bytes are still on their way. So its
-        listening descriptor is exchanged for one that nobody connects to. The socket itself lives on in whoever shares
-        it, with all connections that wait in its queue.
-        """
-        if os.fstat(self._descriptor).st_ino != self._inode:
-            return
-        with socket.create_server(("127.0.0.1", 0), backlog=1) as unknown:
-            unknown.setblocking(False)
-            os.dup2(unknown.fileno(), self._descriptor, inheritable=False)
+_TICK_SECONDS = 0.25
 
 
 class Transport:
-    """Serves an App on a bound socket."""
+    """Serves a Core on a listening socket."""
 
-    def __init__(self, app: App, listener: socket.socket, max_body_bytes: int) -> None:
-        self._app = app
-        self._max_body_bytes = max_body_bytes
-        self._server = _Embedded(self._answer, listener)
-        self.in_flight = 0
+    def __init__(self, core: Core, listener: socket.socket, limits: Limits, on_tick: Callable[[], None]) -> None:
+        """`on_tick` is called a few times a second."""
+        self._listener = listener
+        self._shared = Shared(core, limits)
+        self._server: asyncio.Server | None = None
+        self._ended = asyncio.Event()
+        self._stopping = False
+        self._on_tick = on_tick
+        self._shared.on_close = self._connection_closed
+
+    @property
+    def in_flight(self) -> int:
         """Requests that are being read or answered."""
+        return sum(connection.unanswered for connection in self._shared.connections)
+
+    @property
+    def connections(self) -> int:
+        """Clients that are connected."""
+        return len(self._shared.connections)
+
+    async def accept(self) -> None:
+        """Take connections from now on."""
+        self._refresh()
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: Connection(self._shared), sock=self._listener, backlog=BACKLOG
+        )
 
     async def serve(self) -> None:
-        """Accept and answer until `stop`, and until every request that had begun is answered."""
-        await self._server.serve()
+        """Answer until `stop`, and until every request that had begun is answered."""
+        ticks = asyncio.create_task(self._tick())
+        try:
+            await self._ended.wait()
+        finally:
+            ticks.cancel()
+            self.stop_accepting()
+
+    def drain(self) -> None:
+        """Let every answer from now on be its connection's last."""
+        self._shared.draining = True
 
     def stop_accepting(self) -> None:
-        """Take no new connections; those that are open are served on."""
-        self._server.stop_accepting()
+        """Take no new connections; those that are open are served on.
+
+        A listening socket that is shared lives on in whoever shares it, with all connections that wait in its queue.
+        """
+        if self._server:
+            self._server.close()
 
     def stop(self) -> None:
         """Close idle connections and let `serve` return when the last request in flight is answered."""
-        self._server.stop()
+        self.drain()
+        self._stopping = True
+        for connection in list(self._shared.connections):
+            connection.stop()
+        self._connection_closed()
 
-    async def _answer(self, scope: _Scope, protocol: RSGIHTTPProtocol) -> None:
-        self.in_flight += 1
-        try:
-            request = Request(scope.method, scope.path, scope.headers.get, lambda: self._read(scope, protocol))
-            response = await self._app.handle(request)
-            protocol.response_bytes(response.status, list(response.headers), response.body)
-        except _Gone:
-            pass
-        finally:
-            self.in_flight -= 1
+    def _connection_closed(self) -> None:
+        if self._stopping and not self._shared.connections:
+            self._ended.set()
 
-    async def _read(self, scope: _Scope, protocol: RSGIHTTPProtocol) -> bytes:
-        limit = self._max_body_bytes
-        length = scope.headers.get("content-length")
-        try:
-            if length is not None:
-                if int(length) > limit:
-                    raise _too_long(limit)
-                return await protocol()
-            body = bytearray()
-            async for chunk in protocol:
-                body += chunk
-                if len(body) > limit:
-                    raise _too_long(limit)
-            return bytes(body)
-        except (RSGIProtocolClosed, RSGIProtocolError):
-            raise _Gone from None
+    async def _tick(self) -> None:
+        while True:
+            self._refresh()
+            try:
+                for connection in list(self._shared.connections):
+                    connection.check()
+                self._on_tick()
+            except Exception:
+                log.logger.exception("a periodic check failed")
+            await asyncio.sleep(_TICK_SECONDS)
 
-
-class _Gone(BaseException):
-    """The client left before its request was complete: there is no one to answer. Passes through App.handle."""
-
-
-def _too_long(limit: int) -> Problem:
-    return Problem(413, "body_too_large", f"the body may have {limit} bytes", headers=(("connection", "close"),))
+    def _refresh(self) -> None:
+        self._shared.now = asyncio.get_running_loop().time()
+        self._shared.date = f"date: {formatdate(usegmt=True)}\r\n".encode()
