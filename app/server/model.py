@@ -1,163 +1,219 @@
-"""The model: load it, check it against its manifest, run it."""
+"""The model: load it, check it against its manifest, run it on any number of rows."""
 
 from __future__ import annotations
 
-import os
+import math
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
-# ONNX Runtime's official builds report models and machine to their maker, unless told not to before the import: then
-# they write no identifier and send nothing [microsoft/onnxruntime#27379].
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import numpy as np
 
-import onnxruntime  # pyright: ignore[reportMissingTypeStubs] - it ships none
-
-from . import cpu
-from .codec import Array, Decoder, Encoder
-from .manifest import Input, Manifest, Output, read_manifest
-from .onnx_file import has_external_data
+from .codec import Decoder, Encoder
+from .hooks import Hooks, load_hooks
+from .images import ImageReader
+from .manifest import Manifest, read_manifest
 from .problem import Problem, StartError
+from .tensors import DTYPES, Array, Inputs, Tensors
 
-_TINY_BYTES = 2**20
-"""Up to this size one thread is faster than the hand-over to several."""
-_ONNX_TYPES = {
-    "BOOL": "tensor(bool)",
-    "INT32": "tensor(int32)",
-    "INT64": "tensor(int64)",
-    "FP32": "tensor(float)",
-    "FP64": "tensor(double)",
-    "BYTES": "tensor(string)",
-}
-_WARM_UP_RUNS = 20
 _INLINE_SECONDS = 0.0005
 _MOST_INLINE_ROWS = 256
+_MOST_ROWS = 1024
+_LONGEST_RUN_SECONDS = 0.1
+"""Of a batch that is gathered: who comes next must not wait longer for the sake of throughput."""
+_HAND_OVER_SECONDS = 0.0005
+"""What a run costs besides: to the inference thread and back, and what is done once a batch."""
+_NOT_WORTH_IT = 1.02
+"""So much more time a row is accepted for a smaller batch."""
+_SEARCH_SECONDS = 0.3
+"""For measuring, at the start."""
 
 
-class _Tensor(Protocol):
-    name: str
-    type: str
-    shape: list[int | str | None]
+def _read(reader: ImageReader, row: int, picture: bytes) -> Array:
+    try:
+        return reader.read(picture)
+    except Problem as problem:
+        problem.row = row
+        raise
 
 
-class _Session(Protocol):
-    def get_inputs(self) -> list[_Tensor]: ...
-    def get_outputs(self) -> list[_Tensor]: ...
-    def run(self, output_names: list[str], input_feed: dict[str, Array]) -> list[Array]: ...
+class Backend(Protocol):
+    """A model as its framework runs it: tensors in, tensors out, rows as its file says."""
 
-
-class _SessionOptions(Protocol):
-    intra_op_num_threads: int
-    inter_op_num_threads: int
-    log_severity_level: int
-
-    def add_session_config_entry(self, key: str, value: str) -> None: ...
-
-
-class _Runtime(Protocol):
-    """The part of onnxruntime, which has no types, that is used here."""
-
-    def SessionOptions(self) -> _SessionOptions: ...  # noqa: N802
-    def InferenceSession(  # noqa: N802
-        self, content: bytes, options: _SessionOptions, /, *, providers: list[str]
-    ) -> _Session: ...
-
-
-_runtime = cast(_Runtime, onnxruntime)
+    def run(self, inputs: Tensors) -> Tensors:
+        """One run. Raises a Problem when the model fails on these inputs."""
+        ...
 
 
 class Model:
-    """A loaded model. `predict` may be called from one thread at a time."""
+    """A loaded model, with what its folder says about it. It is an Engine for the Batcher."""
 
-    def __init__(self, manifest: Manifest, session: _Session) -> None:
+    def __init__(self, manifest: Manifest, backend: Backend, hooks: Hooks | None) -> None:
         self.manifest = manifest
-        self._session = session
-        self._input = manifest.inputs[0].name
-        self._outputs = [output.name for output in manifest.outputs]
-        self._encoder = Encoder(manifest.outputs)
+        self._backend = backend
+        self._hooks = hooks
+        self._encoder = Encoder(manifest)
+        self._row_shapes = (
+            {} if hooks and hooks.postprocesses else {each.name: manifest.row_shape(each) for each in manifest.outputs}
+        )
+        self._images = {
+            tensor.name: ImageReader(tensor, manifest.row_shape(tensor)) for tensor in manifest.inputs if tensor.image
+        }
+        self.prepares = bool(self._images)
+        self.best_rows = 1 if manifest.batching == "none" else manifest.fixed_rows or _MOST_ROWS
+        self.inline_rows = 0
+        self.seconds_per_row = 0.0
 
-    def predict(self, rows: Array) -> list[Any]:
-        """One value a row (a Problem where the model has no answer); a Problem is raised when the run itself fails."""
+    @property
+    def shapes_vary(self) -> bool:
+        """Whether two requests may have rows of different shapes."""
+        return any(-1 in self.manifest.row_shape(tensor) for tensor in self.manifest.inputs)
+
+    def prepare(self, inputs: Inputs) -> Inputs:
+        """Pictures become rows of pixels; all else stays as it is."""
+        if isinstance(inputs, list):
+            return inputs
+        prepared = dict(inputs)
+        for name, reader in self._images.items():
+            if inputs[name].dtype == object:
+                prepared[name] = np.stack([_read(reader, row, picture) for row, picture in enumerate(inputs[name])])
+        return prepared
+
+    def join(self, inputs: list[Inputs]) -> Tensors:
+        """The rows of several requests, one after the other."""
+        tensors: list[Tensors] = []
+        rows: list[list[Any]] = []
+        for each in inputs:
+            if isinstance(each, list):
+                rows.append(each)
+                continue
+            if rows:
+                tensors.append(self._tensor(rows))
+                rows = []
+            tensors.append(each)
+        if rows:
+            tensors.append(self._tensor(rows))
+        if len(tensors) == 1:
+            return tensors[0]
+        return {name: np.concatenate([each[name] for each in tensors]) for name in tensors[0]}
+
+    def _tensor(self, rows: list[list[Any]]) -> Tensors:
+        tensor = self.manifest.inputs[0]
+        return {tensor.name: np.array(rows, dtype=DTYPES[tensor.datatype])}
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """What is answered to these rows."""
+        rows = len(next(iter(inputs.values())))
+        if self._hooks:
+            inputs = self._hooks.preprocess(inputs, rows)
+        outputs = self._run_rows(inputs, rows)
+        for name, array in outputs.items():
+            if array.shape != (rows, *self._row_shapes.get(name, array.shape[1:])):
+                self._check_output(name, array, rows)
+        return self._hooks.postprocess(outputs, rows) if self._hooks else outputs
+
+    def values(self, outputs: Tensors) -> list[Any]:
+        """One JSON value a row, or the Problem that stands in its place."""
+        return self._encoder.rows(outputs)
+
+    def _check_output(self, name: str, array: Array, rows: int) -> None:
+        wanted = [rows, *self._row_shapes.get(name, array.shape[1:])]
+        shape = list(array.shape)
+        if len(shape) != len(wanted) or any(size not in (-1, got) for size, got in zip(wanted, shape, strict=True)):
+            message = f"the model's output {name!r} has the shape {shape} for {rows} rows, not {wanted}"
+            raise Problem(500, "model_failed", message)
+
+    def _run_rows(self, inputs: Tensors, rows: int) -> Tensors:
+        if self.manifest.batching == "none":
+            each = ({name: array[row, ...] for name, array in inputs.items()} for row in range(rows))
+            return _joined(np.stack, [self._backend.run(row) for row in each])
+        size = self.manifest.fixed_rows or max(self.best_rows, 1)
+        if rows <= size and not self.manifest.fixed_rows:
+            return self._backend.run(inputs)
+        runs = [self._run_part(inputs, first, min(size, rows - first)) for first in range(0, rows, size)]
+        return runs[0] if len(runs) == 1 else _joined(np.concatenate, runs)
+
+    def _run_part(self, inputs: Tensors, first: int, rows: int) -> Tensors:
+        """Rows from `first` on; for a model of a fixed size the last row fills up what lacks."""
+        lacking = (self.manifest.fixed_rows or rows) - rows
+        part = {name: array[first : first + rows] for name, array in inputs.items()}
+        if not lacking:
+            return self._backend.run(part)
+        filled = {name: np.concatenate([array, array[-1:].repeat(lacking, axis=0)]) for name, array in part.items()}
+        return {name: array[:rows] for name, array in self._backend.run(filled).items()}
+
+    def warm_up(self) -> None:
+        """Run the manifest's example, and learn from it how many rows are best run at once, and how many inline."""
+        row = self._run_example()
+        search_ends = time.perf_counter() + _SEARCH_SECONDS
+        most, size = self.best_rows, self.manifest.fixed_rows or 1
+        seconds: dict[int, float] = {}
+        while size <= most:
+            self.best_rows = size
+            seconds[size] = latest = self._seconds(row, size)
+            if latest <= _INLINE_SECONDS and size <= _MOST_INLINE_ROWS and not self.prepares:
+                self.inline_rows = size
+            if latest * 2 > _LONGEST_RUN_SECONDS or time.perf_counter() + latest * 4 > search_ends:
+                break
+            size *= 2
+        per_row = {rows: (taken + _HAND_OVER_SECONDS) / rows for rows, taken in seconds.items()}
+        fastest = min(per_row.values())
+        self.best_rows = next(rows for rows, taken in per_row.items() if taken <= fastest * _NOT_WORTH_IT)
+        self.seconds_per_row = seconds[self.best_rows] / self.best_rows
+
+    def _run_example(self) -> Tensors:
+        """The example's first row, after it has been answered."""
         try:
-            arrays = self._session.run(self._outputs, {self._input: rows})
-        except Exception as error:  # ONNX Runtime's own exceptions share no base class
-            raise Problem(422, "model_failed", f"the model failed on this input: {error}") from error
-        return self._encoder.rows(arrays)
-
-    def warm_up(self) -> int:
-        """Run the manifest's example; return how many rows the model can do on the event loop without holding it up.
-
-        0: it is too slow for that even with one row.
-        """
-        try:
-            rows = Decoder(self.manifest.inputs[0], max_rows=2**31).decode(bytes(self.manifest.example)).values
-            answers = self.predict(rows)
+            rows = Decoder(self.manifest, max_rows=2**31).decode(bytes(self.manifest.example))
+            inputs = self.join([self.prepare(rows.tensors)])
+            answers = self.values(self.run(inputs))
         except Problem as problem:
-            raise StartError(f"the model cannot answer its own example: {problem.message}") from None
+            where = f" (at {problem.path})" if problem.path else ""
+            raise StartError(f"the model cannot answer its own example: {problem.message}{where}") from None
         for answer in answers:
             if isinstance(answer, Problem):
                 raise StartError(f"the model cannot answer its own example: {answer.message}")
-        row, inline = rows[:1], 0
-        while (size := max(1, inline * 4)) <= _MOST_INLINE_ROWS and self._seconds(row, size) <= _INLINE_SECONDS:
-            inline = size
-        return inline
+        return {name: array[:1] for name, array in inputs.items()}
 
-    def _seconds(self, row: Array, size: int) -> float:
-        rows = row.repeat(size, axis=0)
-        fastest = float("inf")
-        for _ in range(_WARM_UP_RUNS):
-            start = time.perf_counter()
-            self.predict(rows)
-            fastest = min(fastest, time.perf_counter() - start)
-            if fastest > 20 * _INLINE_SECONDS:
+    def _seconds(self, row: Tensors, size: int) -> float:
+        """Of a run of `size` rows, all like this one: the fastest of a few."""
+        rows = {name: array.repeat(size, axis=0) for name, array in row.items()}
+        fastest = math.inf
+        start = end = time.perf_counter()
+        for _ in range(20):
+            try:
+                self.run(rows)
+            except Problem as problem:
+                message = f"the model cannot run {size} rows at once, as its batching says: {problem.message}"
+                raise StartError(message) from None
+            begun, end = end, time.perf_counter()
+            fastest = min(fastest, end - begun)
+            if end - start > 20 * _INLINE_SECONDS:
                 break
         return fastest
 
 
+def _joined(join: Callable[[list[Array]], Array], runs: list[Tensors]) -> Tensors:
+    try:
+        return {name: join([run[name] for run in runs]) for name in runs[0]}
+    except ValueError:
+        message = "the model's answers to these rows differ in shape: send the rows one by one"
+        raise Problem(422, "ragged_output", message) from None
+
+
 def load_model(folder: Path) -> Model:
-    """Read model.json and model.onnx; a StartError says what is missing, broken or does not fit together."""
+    """Read the model folder; a StartError says what is missing, broken or does not fit together."""
     manifest = read_manifest(folder / "model.json")
-    path = folder / "model.onnx"
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise StartError(f"{path} cannot be read: {error.strerror}") from None
-    try:
-        external = has_external_data(content)
-    except ValueError as error:
-        raise StartError(f"{path} is not an ONNX model: it {error}") from None
-    if external:
-        raise StartError(f"{path} keeps weights in other files, which is refused: save it as a single file")
-    session = _open(path, content)
-    _check(path, manifest.inputs, session.get_inputs(), "input")
-    _check(path, manifest.outputs, session.get_outputs(), "output")
-    return Model(manifest, session)
-
-
-def _open(path: Path, content: bytes) -> _Session:
-    options = _runtime.SessionOptions()
-    options.intra_op_num_threads = 1 if len(content) <= _TINY_BYTES else cpu.usable()
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # what goes wrong is raised; its own lines on stderr are not JSON
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return _runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's own exceptions share no base class
-        raise StartError(f"{path} cannot be loaded: {' '.join(str(error).split())}") from None
-
-
-def _check(path: Path, described: list[Input] | list[Output], found: list[_Tensor], kind: str) -> None:
-    tensors = {tensor.name: tensor for tensor in found}
-    names = [tensor.name for tensor in described]
-    if (kind == "input" and sorted(names) != sorted(tensors)) or not set(names) <= set(tensors):
-        raise StartError(f"{path} has the {kind}s {sorted(tensors)}, model.json has {sorted(names)}")
-    for tensor in described:
-        actual = tensors[tensor.name]
-        if actual.type != _ONNX_TYPES[tensor.datatype]:
-            raise StartError(f"{path}: {kind} {tensor.name!r} is {actual.type}, model.json has {tensor.datatype}")
-        shape = [size if isinstance(size, int) else -1 for size in actual.shape]
-        fits = len(shape) == len(tensor.shape) and all(
-            size in (-1, wanted) for size, wanted in zip(shape[1:], tensor.shape[1:], strict=True)
-        )
-        if not fits or shape[0] != -1:
-            raise StartError(f"{path}: {kind} {tensor.name!r} has shape {shape}, model.json has {tensor.shape}")
+    hooks = load_hooks(folder, manifest)
+    if manifest.format == "pt2":
+        from . import torch_backend as backend
+    else:
+        from . import onnx_backend as backend
+    opened = backend.open_model(
+        folder,
+        manifest,
+        check_inputs=hooks is None or not hooks.preprocesses,
+        check_outputs=hooks is None or not hooks.postprocesses,
+    )
+    return Model(manifest, opened, hooks)

@@ -13,6 +13,7 @@ class Problem(Exception):  # noqa: N818 - an answer, not a failure of the server
         message: str,
         *,
         path: str | None = None,
+        row: int | None = None,
         headers: tuple[tuple[str, str], ...] = (),
     ) -> None:
         super().__init__(message)
@@ -20,6 +21,8 @@ class Problem(Exception):  # noqa: N818 - an answer, not a failure of the server
         self.code = code
         self.message = message
         self.path = path
+        self.row = row
+        """The row at fault, where it is known but not what the client calls it."""
         self.headers = headers
 
 

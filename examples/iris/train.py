@@ -62,6 +62,7 @@ def profile(values: np.ndarray) -> dict[str, Any]:
     edges = np.unique(np.quantile(values, np.linspace(0, 1, BINS + 1)[1:-1]).round(6))
     counts = np.bincount(np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1)
     return {
+        "kind": "numeric",
         "min": float(values.min()),
         "max": float(values.max()),
         "edges": edges.tolist(),
@@ -88,7 +89,9 @@ def describe(
         "profile": {
             "rows": len(features),
             "features": {name: profile(features[:, column]) for column, name in enumerate(FEATURES)},
-            "outputs": {"species": dict(zip(labels, predicted.tolist(), strict=True))},
+            "outputs": {
+                "species": {"kind": "categorical", "categories": dict(zip(labels, predicted.tolist(), strict=True))}
+            },
         },
         "evaluation": {"held_out_rows": held_out, "accuracy": round(accuracy, 4)},
     }

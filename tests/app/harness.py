@@ -17,6 +17,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from server.tensors import DTYPES
+
 APP = Path(__file__).resolve().parents[2] / "app"
 MODEL = APP / "model"
 IRIS = json.loads((MODEL / "model.json").read_text())
@@ -27,7 +29,9 @@ _READY_SECONDS = 20
 class Server:
     """A server process with what it logs, as JSON objects."""
 
-    def __init__(self, environment: Mapping[str, str], pass_fds: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, environment: Mapping[str, str], pass_fds: tuple[int, ...] = (), python: str = sys.executable
+    ) -> None:
         inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         defaults = {
             "PYTHONPATH": str(APP),
@@ -37,7 +41,7 @@ class Server:
             "DRAIN_SECONDS": "0",
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "server"],
+            [python, "-m", "server"],
             env=inherited | defaults | dict(environment),
             cwd=APP.parent / "tests",
             stderr=subprocess.PIPE,
@@ -84,8 +88,8 @@ class Server:
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
 
-    def post(self, body: str | bytes, **options: Any) -> httpx.Response:
-        return httpx.post(f"{self.url}/predict", content=body, timeout=10, trust_env=False, **options)
+    def post(self, body: str | bytes, path: str = "/predict", **options: Any) -> httpx.Response:
+        return httpx.post(f"{self.url}{path}", content=body, timeout=10, trust_env=False, **options)
 
     def get(self, path: str) -> httpx.Response:
         return httpx.get(f"{self.url}{path}", timeout=10, trust_env=False)
@@ -115,29 +119,34 @@ def write_model(
     folder: Path,
     nodes: list[onnx.NodeProto],
     *,
-    example: list[Any],
+    example: list[Any] | dict[str, Any],
     inputs: list[dict[str, Any]] | None = None,
     outputs: list[dict[str, Any]] | None = None,
     initializers: list[onnx.TensorProto] | None = None,
     **manifest: Any,
 ) -> Path:
-    """A model folder from a few nodes between `x` and `y`; by default FP32 [-1, 1] on both sides."""
+    """A model folder from a few nodes between `x` and `y`; by default FP32 [-1, 1] on both sides.
+
+    `example` is a body for /predict, or the row of a model with one input.
+    """
     inputs = inputs or [tensor("x", "FP32", [-1, 1])]
     outputs = outputs or [tensor("y", "FP32", [-1, 1])]
     graph = helper.make_graph(nodes, "test", _values(inputs), _values(outputs), initializers or [])
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), folder / "model.onnx")
-    description = {"name": "test", "version": "1", "inputs": inputs, "outputs": outputs, "example": {"input": example}}
+    body = example if isinstance(example, dict) else {"input": example}
+    description = {"name": "test", "version": "1", "inputs": inputs, "outputs": outputs, "example": body}
     (folder / "model.json").write_text(json.dumps(description | manifest))
     return folder
 
 
 def _values(tensors: list[dict[str, Any]]) -> list[onnx.ValueInfoProto]:
-    types = {"FP32": TensorProto.FLOAT, "INT64": TensorProto.INT64, "BYTES": TensorProto.STRING}
     return [
         helper.make_tensor_value_info(
-            each["name"], types[each["datatype"]], [None if size == -1 else size for size in each["shape"]]
+            each["name"],
+            helper.np_dtype_to_tensor_dtype(DTYPES[each["datatype"]]),
+            [None if size == -1 else size for size in each["shape"]],
         )
         for each in tensors
     ]
@@ -147,9 +156,9 @@ def constant(name: str, values: Any) -> onnx.TensorProto:
     return onnx.numpy_helper.from_array(np.array(values), name)
 
 
-def slow_model(folder: Path, steps: int) -> Path:
-    """y = x + steps, one step at a time."""
-    scalar, row = [], [None, 1]
+def slow_model(folder: Path, steps: int, width: int = 1, **manifest: Any) -> Path:
+    """y = x + steps, one step at a time; the wider, the more a run's time grows with its rows."""
+    scalar, row = [], [None, width]
     body = helper.make_graph(
         [
             helper.make_node("Identity", ["go"], ["go_on"]),
@@ -168,7 +177,16 @@ def slow_model(folder: Path, steps: int) -> Path:
     )
     return write_model(
         folder,
-        [helper.make_node("Loop", ["steps", "", "x"], ["y"], body=body)],
+        [
+            helper.make_node("Add", ["x", "zeros"], ["wide"]),
+            helper.make_node("Loop", ["steps", "", "wide"], ["stepped"], body=body),
+            helper.make_node("ReduceMax", ["stepped"], ["y"], axes=[1], keepdims=1),
+        ],
         example=[1.0],
-        initializers=[constant("steps", np.int64(steps)), constant("one", np.float32([1.0]))],
+        initializers=[
+            constant("steps", np.int64(steps)),
+            constant("one", np.float32([1.0])),
+            constant("zeros", np.zeros(width, dtype=np.float32)),
+        ],
+        **manifest,
     )

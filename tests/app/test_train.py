@@ -20,22 +20,21 @@ def test_training_again_gives_the_shipped_model(tmp_path: Path) -> None:
 
     assert json.loads((tmp_path / "model.json").read_text()) == IRIS
     data = load_iris().data[:, [0, 2, 3]].astype(np.float32)
-    again, shipped = (load_model(folder).predict(data) for folder in (tmp_path, MODEL))
-    assert [row["species"] for row in again] == [row["species"] for row in shipped]
-    for one, other in zip(again, shipped, strict=True):
-        assert np.allclose(list(one["probabilities"].values()), list(other["probabilities"].values()), atol=1e-6)
+    again, shipped = (load_model(folder).run({"input": data}) for folder in (tmp_path, MODEL))
+    assert np.array_equal(again["species"], shipped["species"])
+    assert np.allclose(again["probabilities"], shipped["probabilities"], atol=1e-6)
 
 
 def test_the_onnx_file_says_what_the_trained_pipeline_says() -> None:
     _, _, pipeline = runpy.run_path(str(SCRIPT))["build"]()
     data = load_iris().data[:, [0, 2, 3]].astype(np.float32)
 
-    rows = load_model(MODEL).predict(data)
+    outputs = load_model(MODEL).run({"input": data})
 
-    labels = IRIS["outputs"][0]["labels"]
-    assert [row["species"] for row in rows] == [labels[index] for index in pipeline.predict(data)]
-    probabilities = [[row["probabilities"][label] for label in labels] for row in rows]
-    assert np.allclose(probabilities, pipeline.predict_proba(data), atol=1e-5)
+    assert np.array_equal(outputs["species"], pipeline.predict(data))
+    assert np.allclose(outputs["probabilities"], pipeline.predict_proba(data), atol=1e-5)
+    labels = [output["labels"] for output in IRIS["outputs"]]
+    assert labels == [load_iris().target_names.tolist()] * 2
 
 
 def test_the_model_is_worth_serving() -> None:
@@ -49,4 +48,4 @@ def test_the_profile_counts_every_training_row() -> None:
     for feature in profile["features"].values():
         assert sum(feature["counts"]) == profile["rows"]
         assert len(feature["edges"]) == len(feature["counts"]) - 1
-    assert sum(profile["outputs"]["species"].values()) == profile["rows"]
+    assert sum(profile["outputs"]["species"]["categories"].values()) == profile["rows"]
