@@ -41,4 +41,4 @@ def main() -> int:
 if __name__ == "__main__":
     status = main()
     sys.stderr.flush()
-    os._exit(status)  # not sys.exit: granian's threads abort the process when they meet an interpreter that ends
+    os._exit(status)  # not sys.exit: that would wait for a run of the model that the grace period has given up on

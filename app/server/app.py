@@ -1,151 +1,142 @@
-"""The HTTP core: `handle(request) -> response`, without sockets."""
+"""The HTTP core: routes requests and turns every outcome into an answer, without sockets."""
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
+import os
+import re
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from functools import cache
+from typing import Literal, NoReturn
 
 import msgspec
 
 from . import log
-from .batching import Batcher
-from .codec import Decoder
+from .batching import Share
+from .messages import JSON, Request, Response, encode, problem_response
 from .metrics import Metrics
+from .page import read_page
+from .predictor import Predictor
 from .problem import Problem
+from .tracing import Tracer
+from .v2 import error_body
 
-Headers = tuple[tuple[str, str], ...]
-
-_JSON_HEADERS: Headers = (("content-type", "application/json"),)
-_CLOSE: Headers = (("connection", "close"),)
+State = Literal["loading", "ready", "draining"]
+_READ = frozenset({"GET", "HEAD"})
+_WRITE = frozenset({"POST"})
 _BODY_TYPES = frozenset({"", "application/json", "application/x-www-form-urlencoded"})
-"""The second is what `curl -d` sends unasked."""
-_encode = msgspec.json.Encoder().encode
+"""The last is what `curl -d` sends unasked."""
+_BINARY_TYPES = _BODY_TYPES | {"application/octet-stream"}
+_READY_WAIT_SECONDS = 0.8
+"""A probe that comes while the model loads waits so long for a yes: less than the second that probes wait for."""
+_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 
 
-@dataclass(frozen=True)
-class Request:
-    """What the core needs of a request."""
+class Route(msgspec.Struct, frozen=True):
+    """What a path takes."""
 
-    method: str
-    path: str
-    header: Callable[[str], str | None]
-    """A header's value by its lower-case name."""
-    body: Callable[[], Awaitable[bytes]]
-    """Reads the body; a Problem with status 413 when it is too long."""
-
-
-@dataclass(frozen=True)
-class Response:
-    """A whole answer."""
-
-    status: int
-    headers: Headers
-    body: bytes
-
-
-class ModelId(msgspec.Struct, frozen=True):
-    """Which model answered."""
-
-    name: str
-    version: str
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """The answer to one row."""
-
-    model: ModelId
-    prediction: Any
-
-
-class Answers(msgspec.Struct, frozen=True):
-    """The answer to many rows."""
-
-    model: ModelId
-    predictions: list[Any]
+    methods: frozenset[str]
+    respond: Callable[[Request], None]
+    body_types: frozenset[str] = frozenset()
+    """Of a prediction: content types that it may have."""
 
 
 class App:
-    """Routes requests and turns every outcome into a JSON answer; `handle` never raises an Exception."""
+    """A Core for the connections; on the event loop."""
 
-    def __init__(
-        self, *, model: ModelId, decoder: Decoder, batcher: Batcher, metrics: Metrics, api_key: bytes | None
-    ) -> None:
-        self.draining = False
-        """Set once, when the process is asked to stop: not ready any more, and every answer closes its connection."""
-        self._model = model
-        self._decoder = decoder
-        self._batcher = batcher
+    def __init__(self, metrics: Metrics, api_key: bytes | None, tracer: Tracer | None = None) -> None:
         self._metrics = metrics
+        self._tracer = tracer
         self._authorization = None if api_key is None else b"Bearer " + api_key
-        self._routes: dict[str, tuple[frozenset[str], Callable[[Request], Awaitable[Response]]]] = {
-            "/predict": (frozenset({"POST"}), self._predict),
-            "/v2/health/live": (frozenset({"GET", "HEAD"}), self._live),
-            "/v2/health/ready": (frozenset({"GET", "HEAD"}), self._ready),
-            "/metrics": (frozenset({"GET", "HEAD"}), self._show_metrics),
+        self._log_requests = log.logger.isEnabledFor(logging.DEBUG)
+        self._state: State = "loading"
+        self._asking: dict[Request, None] = {}
+        """Whether it is ready, while it is not known yet; in the order in which they came."""
+        self._ids = f"{os.urandom(4).hex()}-%x".encode()
+        self._requests = 0
+        page = Response(200, *read_page())
+        self._routes = {
+            "/predict": Route(_WRITE, self._not_ready, _BODY_TYPES),
+            "/v2/health/live": Route(
+                _READ, lambda request: self.answer(request, Response(200, JSON, b'{"live":true}'))
+            ),
+            "/v2/health/ready": Route(_READ, self._ready),
+            "/metrics": Route(_READ, self._show_metrics),
+            "/docs": Route(_READ, lambda request: self.answer(request, page)),
         }
 
-    async def handle(self, request: Request) -> Response:
-        """Answer a request."""
-        try:
-            response = await self._route(request)
-        except Problem as problem:
-            response = _problem_response(problem)
-        except Exception:
-            log.logger.exception("request failed", extra={"fields": {"path": request.path}})
-            response = _problem_response(Problem(500, "internal_error", "the server failed; its log says why"))
-        self._metrics.answered(request.path if request.path in self._routes else "other", response.status)
-        if log.logger.isEnabledFor(logging.DEBUG):
-            log.log(logging.DEBUG, "request", method=request.method, path=request.path, status=response.status)
-        if self.draining:
-            return Response(response.status, response.headers + _CLOSE, response.body)
-        return response
+    def open(self, predictor: Predictor, describe: Callable[[], bytes]) -> None:
+        """The model is ready to answer; `describe` makes the OpenAPI document, when it is first asked for."""
+        model = f"/v2/models/{predictor.model.name}"
+        protocol = predictor.protocol
+        self._routes["/predict"] = Route(_WRITE, predictor.predict, _BODY_TYPES)
+        describe = cache(describe)
+        self._routes["/openapi.json"] = Route(
+            _READ, lambda request: self.answer(request, Response(200, JSON, describe()))
+        )
+        self._routes["/v2"] = self._fixed(protocol.server_metadata())
+        for path in (model, f"{model}/versions/{predictor.model.version}"):
+            self._routes[path] = self._fixed(protocol.model_metadata())
+            self._routes[f"{path}/ready"] = Route(_READ, self._ready)
+            self._routes[f"{path}/infer"] = Route(_WRITE, predictor.infer, _BINARY_TYPES)
+        if self._tracer:
+            self._tracer.open(predictor.model.name, predictor.model.version)
+        if self._state == "loading":
+            self._state = "ready"
+        self._answer_asking()
 
-    async def _route(self, request: Request) -> Response:
+    def _fixed(self, body: bytes) -> Route:
+        response = Response(200, JSON, body)
+        return Route(_READ, lambda request: self.answer(request, response))
+
+    def drain(self) -> None:
+        """Not ready from now on."""
+        self._state = "draining"
+        self._answer_asking()
+
+    def refuse(self, request: Request) -> Response | None:
+        """The answer to a request whose body need not be read, judged by its head."""
+        self._give_id(request)
+        try:
+            self._check_head(request)
+        except Problem as problem:
+            return self.problem(problem, request)
+        return None
+
+    def _give_id(self, request: Request) -> None:
+        given = request.headers.get(b"x-request-id")
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            request.id = given
+        else:
+            self._requests += 1
+            request.id = self._ids % self._requests
+
+    def _check_head(self, request: Request) -> None:
         route = self._routes.get(request.path)
         if route is None:
+            if self._state == "loading":
+                self._not_ready(request)
             raise Problem(404, "not_found", f"there is nothing at this path; there are {', '.join(self._routes)}")
-        methods, respond = route
-        if request.method not in methods:
-            allowed = ", ".join(sorted(methods))
+        if request.method not in route.methods:
+            allowed = ", ".join(sorted(route.methods))
             raise Problem(405, "method_not_allowed", f"this path takes {allowed}", headers=(("allow", allowed),))
-        return await respond(request)
-
-    async def _live(self, _: Request) -> Response:
-        return Response(200, _JSON_HEADERS, b'{"live":true}')
-
-    async def _ready(self, _: Request) -> Response:
-        if self.draining:
-            return Response(503, _JSON_HEADERS, b'{"ready":false}')
-        return Response(200, _JSON_HEADERS, b'{"ready":true}')
-
-    async def _show_metrics(self, _: Request) -> Response:
-        return Response(200, (("content-type", self._metrics.content_type),), self._metrics.text())
-
-    async def _predict(self, request: Request) -> Response:
-        start = time.perf_counter()
-        try:
-            self._check_key(request)
-            _check_content_type(request)
-            rows = self._decoder.decode(await request.body())
-            predictions = await self._batcher.predict(rows.values)
-            for index, prediction in enumerate(predictions):
-                if isinstance(prediction, Problem):
-                    prediction.path = "$.input" if rows.alone else f"$.input[{index}]"
-                    raise prediction
-            answer = Answer(self._model, predictions[0]) if rows.alone else Answers(self._model, predictions)
-            return Response(200, _JSON_HEADERS, _encode(answer))
-        finally:
-            self._metrics.predicted(time.perf_counter() - start)
-
-    def _check_key(self, request: Request) -> None:
-        if self._authorization is None:
+        if not route.body_types:
             return
-        given = (request.header("authorization") or "").encode()
-        if not hmac.compare_digest(given, self._authorization):
+        if self._authorization is not None:
+            self._check_key(request, self._authorization)
+        content_type = request.headers.get(b"content-type", b"")
+        if content_type != b"application/json":
+            content_type = content_type.decode("latin-1").partition(";")[0].strip().lower()
+            if content_type not in route.body_types:
+                raise Problem(415, "unsupported_media_type", f"send application/json, not {content_type}")
+        if b"content-encoding" in request.headers and request.headers[b"content-encoding"].lower() != b"identity":
+            raise Problem(415, "unsupported_media_type", "send the body without a content encoding")
+
+    def _check_key(self, request: Request, authorization: bytes) -> None:
+        if not hmac.compare_digest(request.headers.get(b"authorization", b""), authorization):
             raise Problem(
                 401,
                 "unauthorized",
@@ -153,15 +144,80 @@ class App:
                 headers=(("www-authenticate", "Bearer"),),
             )
 
+    def handle(self, request: Request) -> None:
+        """Answer a request that was not refused."""
+        try:
+            self._routes[request.path].respond(request)
+        except Problem as problem:
+            self.answer(request, problem)
+        except Exception:
+            log.logger.exception("request failed", extra={"fields": self._identity(request)})
+            self.answer(request, Problem(500, "internal_error", "the server failed; its log says why"))
 
-def _check_content_type(request: Request) -> None:
-    content_type = (request.header("content-type") or "").partition(";")[0].strip().lower()
-    if content_type not in _BODY_TYPES:
-        raise Problem(415, "unsupported_media_type", f"send application/json, not {content_type}")
+    def answer(self, request: Request, outcome: Response | Problem, share: Share | None = None) -> None:
+        """Send a request's answer; `share` is the run that it came from."""
+        response = self._response(outcome, request) if isinstance(outcome, Problem) else outcome
+        self._metrics.answered(request.path, response.status)
+        if share:
+            batch, received = share.batch, request.received
+            self._metrics.predicted(batch.started - received, batch.seconds, time.perf_counter() - received)
+        if self._log_requests:
+            self._log(request, response)
+        request.reply(response)
+        if self._tracer:
+            self._tracer.note(request, response.status, share)
 
+    def problem(self, problem: Problem, request: Request | None) -> Response:
+        """The answer to what does not get as far as `handle`."""
+        if request and not request.id:
+            self._give_id(request)
+        response = self._response(problem, request)
+        routed = request is not None and request.path in self._routes
+        self._metrics.answered(request.path if request and routed else "other", response.status)
+        if request and self._log_requests:
+            self._log(request, response)
+        if request and self._tracer:
+            self._tracer.note(request, response.status, None, routed=routed)
+        return response
 
-def _problem_response(problem: Problem) -> Response:
-    error = {"code": problem.code, "message": problem.message}
-    if problem.path is not None:
-        error["path"] = problem.path
-    return Response(problem.status, _JSON_HEADERS + problem.headers, _encode({"error": error}))
+    def _response(self, problem: Problem, request: Request | None) -> Response:
+        response = problem_response(problem)
+        if request and request.path.startswith("/v2"):
+            return Response(response.status, response.headers, error_body(problem))
+        return response
+
+    def _log(self, request: Request, response: Response) -> None:
+        seconds = round(time.perf_counter() - request.received, 6) if request.received else None
+        log.log(logging.DEBUG, "request", **self._identity(request), status=response.status, seconds=seconds)
+
+    def _identity(self, request: Request) -> dict[str, str]:
+        fields = {"method": request.method, "path": request.path, "request_id": request.id.decode("latin-1")}
+        traceparent = request.header(b"traceparent")
+        return fields | {"traceparent": traceparent} if traceparent else fields
+
+    def _not_ready(self, _: Request) -> NoReturn:
+        raise Problem(503, "not_ready", "the model is not loaded yet", headers=(("retry-after", "1"),))
+
+    def _ready(self, request: Request) -> None:
+        if self._state == "loading":
+            self._asking[request] = None
+            asyncio.get_running_loop().call_later(_READY_WAIT_SECONDS, self._give_up_asking, request)
+        else:
+            self._say_whether_ready(request)
+
+    def _give_up_asking(self, request: Request) -> None:
+        if request in self._asking:
+            del self._asking[request]
+            self._say_whether_ready(request)
+
+    def _answer_asking(self) -> None:
+        asking, self._asking = self._asking, {}
+        for request in asking:
+            self._say_whether_ready(request)
+
+    def _say_whether_ready(self, request: Request) -> None:
+        ready = self._state == "ready"
+        self.answer(request, Response(200 if ready else 503, JSON, encode({"ready": ready})))
+
+    def _show_metrics(self, request: Request) -> None:
+        self.answer(request, Response(200, (("content-type", self._metrics.content_type),), self._metrics.text()))

@@ -39,7 +39,25 @@ class Settings:
     max_body_bytes: int
     """Longest request body; a longer one is answered with 413."""
     max_rows: int
-    """Most rows in one request, and the most that wait for the model at any time."""
+    """Most rows in one request."""
+    max_queue_rows: int
+    """Most rows that wait for the model at any time; more are shed with 429."""
+    max_queue_bytes: int
+    """Most bytes of requests that are read or wait for the model at any time; more are shed with 429."""
+    queue_seconds: float
+    """The longest wait for the model that a request may expect; it is shed with 429 when it would be longer."""
+    timeout_ms: int
+    """How long a request may wait for the model, unless it says so itself (X-Request-Timeout-Ms); then 504."""
+    read_seconds: float
+    """How long a client may take to send a request; then 408."""
+    prediction_log: Path | None
+    """File that predictions are logged to, one JSON object a line; its folder must exist. None: they are not."""
+    prediction_log_rate: float
+    """Share of the requests that is logged, 0 to 1."""
+    prediction_log_inputs: bool
+    """Whether inputs and request ids are logged as they came (true); else (false) only outputs and the ids' digests."""
+    prediction_log_bytes: int
+    """Size at which the log's file is set aside; three old ones are kept."""
 
     def __repr__(self) -> str:
         """Without the key."""
@@ -67,6 +85,12 @@ def _seconds(high: float) -> Callable[[str], float]:
     return _number(float, 0, high, "a number of seconds")
 
 
+def _boolean(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError("must be true or false")
+    return text == "true"
+
+
 def _log_level(text: str) -> str:
     if text not in ("debug", "info", "warning", "error"):
         raise ValueError("must be debug, info, warning or error")
@@ -79,7 +103,7 @@ def _not_empty(text: str) -> str:
     return text
 
 
-def _folder(text: str) -> Path:
+def _path(text: str) -> Path:
     return Path(_not_empty(text))
 
 
@@ -118,8 +142,9 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     reader = _Reader(environment)
     no_fd: int | None = None
     no_key: bytes | None = None
+    no_file: Path | None = None
     settings = Settings(
-        model_dir=reader.read("MODEL_DIR", _folder, DEFAULT_MODEL_DIR),
+        model_dir=reader.read("MODEL_DIR", _path, DEFAULT_MODEL_DIR),
         host=reader.read("HOST", _not_empty, "0.0.0.0"),  # noqa: S104 - a container is reached from outside
         port=reader.read("PORT", _whole(0, 65535), 8080),
         listen_fd=reader.read("LISTEN_FD", _whole(3, 65535), no_fd),
@@ -130,7 +155,20 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         log_level=reader.read("LOG_LEVEL", _log_level, "info"),
         max_body_bytes=reader.read("MAX_BODY_BYTES", _whole(1, 2**30), 4 * 2**20),
         max_rows=reader.read("MAX_ROWS", _whole(1, 10**6), 4096),
+        max_queue_rows=reader.read("MAX_QUEUE_ROWS", _whole(1, 10**7), 4096),
+        max_queue_bytes=reader.read("MAX_QUEUE_BYTES", _whole(1, 2**40), 128 * 2**20),
+        queue_seconds=reader.read("QUEUE_SECONDS", _seconds(3600), 5.0),
+        timeout_ms=reader.read("TIMEOUT_MS", _whole(1, 3_600_000), 30_000),
+        read_seconds=reader.read("READ_SECONDS", _number(float, 0.1, 3600, "a number of seconds"), 30.0),
+        prediction_log=reader.read("PREDICTION_LOG", _path, no_file),
+        prediction_log_rate=reader.read("PREDICTION_LOG_RATE", _number(float, 0, 1, "a number"), 1.0),
+        prediction_log_inputs=reader.read("PREDICTION_LOG_INPUTS", _boolean, False),
+        prediction_log_bytes=reader.read("PREDICTION_LOG_BYTES", _whole(1024, 2**40), 64 * 2**20),
     )
+    if settings.max_body_bytes > settings.max_queue_bytes:
+        reader.mistakes.append(
+            f"MAX_BODY_BYTES={settings.max_body_bytes} must not be above MAX_QUEUE_BYTES={settings.max_queue_bytes}"
+        )
     if reader.mistakes:
         raise StartError("; ".join(reader.mistakes))
     return settings

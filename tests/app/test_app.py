@@ -2,64 +2,145 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.app import App, ModelId, Request, Response
-from server.batching import Batcher
-from server.codec import Decoder
-from server.manifest import Input
+from server import log
+from server.app import App
+from server.batching import Batcher, QueueLimits
+from server.manifest import Input, Manifest, Output
+from server.messages import Request, Response
 from server.metrics import Metrics
+from server.monitoring import Monitor
+from server.predictor import Predictor
 from server.problem import Problem
 
 KEY = b"0123456789abcdef"
+BODY = b'{"input": [1, 2]}'
+MANIFEST = Manifest(
+    name="m",
+    version="7",
+    inputs=[Input(name="x", datatype="FP32", shape=[-1, 2])],
+    outputs=[Output(name="y", datatype="FP32", shape=[-1])],
+    example=msgspec.Raw(BODY),
+)
 
 
-def make_app(predict: Any, api_key: bytes | None = None) -> App:
-    metrics = Metrics("m", "7")
-    batcher = Batcher(predict, inline_rows=100, max_rows=100, on_batch=metrics.ran)
-    metrics.watch_waiting(lambda: batcher.waiting_rows)
-    decoder = Decoder(Input(name="x", datatype="FP32", shape=[-1, 2]), max_rows=10)
-    return App(model=ModelId("m", "7"), decoder=decoder, batcher=batcher, metrics=metrics, api_key=api_key)
+class Sums:
+    """y = the sum of a row; 13 has no answer, and a row that starts with 0 is more than it can take."""
+
+    best_rows = inline_rows = 100
+    seconds_per_row = 0.001
+    prepares = False
+
+    def prepare(self, inputs: Any) -> Any:
+        return inputs
+
+    def join(self, inputs: list[Any]) -> dict[str, Any]:
+        return {"x": np.concatenate([np.array([each]) if isinstance(each, list) else each["x"] for each in inputs])}
+
+    def run(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        if not inputs["x"][:, 0].all():
+            raise RuntimeError("secret detail")
+        return {"y": inputs["x"].sum(axis=1)}
+
+    def values(self, outputs: dict[str, Any]) -> list[Any]:
+        return [Problem(422, "non_finite_output", "no") if y == 13 else y for y in outputs["y"].tolist()]
 
 
-def total(rows: Any) -> list[Any]:
-    return [
-        Problem(422, "non_finite_output", "not finite") if value == 13 else value
-        for value in np.asarray(rows).sum(axis=1).tolist()
-    ]
+class Served:
+    """An App on an event loop that runs while it is asked something."""
+
+    def __init__(self, api_key: bytes | None = None, *, loaded: bool = True) -> None:
+        self.runner = asyncio.Runner()
+        self.metrics = Metrics()
+        self.app = App(self.metrics, api_key)
+        if loaded:
+            self.run(self.load)
+
+    def load(self) -> None:
+        self.metrics.open("m", "7", Monitor(MANIFEST))
+        limits = QueueLimits(rows=100, bytes=10_000, seconds=1)
+        batcher = Batcher(Sums(), limits, self.metrics, shapes_vary=False)
+        self.metrics.watch("model_waiting_rows", "Rows", lambda: batcher.waiting_rows)
+        predictor = Predictor(MANIFEST, batcher, max_rows=10, timeout_seconds=10, answer=self.app.answer)
+        self.app.open(predictor, lambda: b"{}")
+
+    def run(self, function: Callable[[], Any]) -> Any:
+        async def running() -> Any:
+            return function()
+
+        return self.runner.run(running())
+
+    def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> Callable[[float], Response | None]:
+        """Send a request; its answer can be asked for later, after some seconds."""
+        named = {name.replace("_", "-").encode(): value.encode("latin-1") for name, value in headers.items()}
+        answers: list[Response] = []
+        request = Request(method, path, named, answers.append, body)
+        request.received = time.perf_counter()
+
+        def handle() -> None:
+            early = self.app.refuse(request)
+            assert request.id
+            if early:
+                answers.append(early)
+            else:
+                self.app.handle(request)
+
+        def answer(seconds: float) -> Response | None:
+            self.runner.run(asyncio.sleep(seconds))
+            assert len(answers) <= 1
+            return answers[0] if answers else None
+
+        self.run(handle)
+        return answer
+
+    def call(self, method: str, path: str, body: bytes = b"", **headers: str) -> Response:
+        response = self.ask(method, path, body, **headers)(0.01)
+        assert response
+        return response
+
+    def predict(self, body: bytes = BODY, **headers: str) -> tuple[int, Any]:
+        response = self.call("POST", "/predict", body, **headers)
+        return response.status, json.loads(response.body)
 
 
-def call(app: App, method: str, path: str, body: bytes = b"", **headers: str) -> Response:
-    async def read() -> bytes:
-        return body
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Served]]:
+    made: list[Served] = []
 
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return asyncio.run(app.handle(Request(method, path, named.get, read)))
+    def make(*arguments: Any, **more: Any) -> Served:
+        made.append(Served(*arguments, **more))
+        return made[-1]
+
+    yield make
+    for served in made:
+        served.runner.close()
 
 
-def predict(app: App, body: bytes = b'{"input": [1, 2]}', **headers: str) -> tuple[int, Any]:
-    response = call(app, "POST", "/predict", body, **headers)
-    return response.status, json.loads(response.body)
+@pytest.fixture
+def served(serve: Callable[..., Served]) -> Served:
+    return serve()
 
 
-def test_one_row_and_many() -> None:
-    app = make_app(total)
-    assert predict(app) == (200, {"model": {"name": "m", "version": "7"}, "prediction": 3})
-    assert predict(app, b'{"input": [[1, 2], [3, 4]]}') == (
-        200,
-        {"model": {"name": "m", "version": "7"}, "predictions": [3, 7]},
-    )
+def test_one_row_and_many(served: Served) -> None:
+    model = {"name": "m", "version": "7"}
+    assert served.predict() == (200, {"model": model, "prediction": 3})
+    assert served.predict(b'{"input": [[1, 2], [3, 4]]}') == (200, {"model": model, "predictions": [3, 7]})
 
 
 @pytest.mark.parametrize(
     ("body", "path"), [(b'{"input": [6, 7]}', "$.input"), (b'{"input": [[1, 2], [6, 7]]}', "$.input[1]")]
 )
-def test_a_row_without_an_answer_is_named(body: bytes, path: str) -> None:
-    status, answer = predict(make_app(total), body)
+def test_a_row_without_an_answer_is_named(served: Served, body: bytes, path: str) -> None:
+    status, answer = served.predict(body)
     assert (status, answer["error"]["code"], answer["error"]["path"]) == (422, "non_finite_output", path)
 
 
@@ -73,21 +154,33 @@ def test_a_row_without_an_answer_is_named(body: bytes, path: str) -> None:
         "application/x-www-form-urlencoded",
     ],
 )
-def test_content_types_that_are_taken(content_type: str) -> None:
-    assert predict(make_app(total), content_type=content_type)[0] == 200
+def test_content_types_that_are_taken(served: Served, content_type: str) -> None:
+    assert served.predict(content_type=content_type)[0] == 200
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "multipart/form-data; boundary=x", "application/xml", "json"])
-def test_content_types_that_are_not(content_type: str) -> None:
-    status, answer = predict(make_app(total), content_type=content_type)
+@pytest.mark.parametrize(
+    "content_type",
+    ["text/plain", "multipart/form-data; boundary=x", "application/xml", "json", "application/octet-stream", "\xff"],
+)
+def test_content_types_that_are_not(served: Served, content_type: str) -> None:
+    status, answer = served.predict(content_type=content_type)
     assert (status, answer["error"]["code"]) == (415, "unsupported_media_type")
 
 
-@pytest.mark.parametrize("path", ["/", "/predict/", "/Predict", "/v2/health", "/favicon.ico"])
-def test_other_paths_are_not_found(path: str) -> None:
-    response = call(make_app(total), "GET", path)
+def test_tensors_may_be_binary(served: Served) -> None:
+    assert served.call("POST", "/v2/models/m/infer", content_type="application/octet-stream").status == 400
+
+
+@pytest.mark.parametrize(("encoding", "status"), [("identity", 200), ("gzip", 415), ("", 415)])
+def test_content_encodings(served: Served, encoding: str, status: int) -> None:
+    assert served.predict(content_encoding=encoding)[0] == status
+
+
+@pytest.mark.parametrize("path", ["/", "/predict/", "/Predict", "/v2/health", "/v2/models/n", "/favicon.ico", "*"])
+def test_other_paths_are_not_found(served: Served, path: str) -> None:
+    response = served.call("GET", path)
     assert response.status == 404
-    assert json.loads(response.body)["error"]["code"] == "not_found"
+    assert b"nothing at this path" in response.body
 
 
 @pytest.mark.parametrize(
@@ -95,71 +188,194 @@ def test_other_paths_are_not_found(path: str) -> None:
     [
         ("GET", "/predict", "POST"),
         ("PUT", "/predict", "POST"),
+        ("OPTIONS", "/predict", "POST"),
         ("POST", "/metrics", "GET, HEAD"),
         ("DELETE", "/v2/health/live", "GET, HEAD"),
+        ("POST", "/v2/models/m", "GET, HEAD"),
+        ("GET", "/v2/models/m/infer", "POST"),
     ],
 )
-def test_other_methods_are_told_which_are_allowed(method: str, path: str, allow: str) -> None:
-    response = call(make_app(total), method, path)
+def test_other_methods_are_told_which_are_allowed(served: Served, method: str, path: str, allow: str) -> None:
+    response = served.call(method, path)
     assert response.status == 405
     assert dict(response.headers)["allow"] == allow
+
+
+def test_errors_have_the_protocol_s_form_on_its_paths(served: Served) -> None:
+    assert json.loads(served.call("GET", "/nowhere").body)["error"]["code"] == "not_found"
+    assert "nothing at this path" in json.loads(served.call("GET", "/v2/nowhere").body)["error"]
 
 
 @pytest.mark.parametrize(
     "authorization",
     ["", "Bearer", "Bearer 0123456789abcdeX", "Bearer 0123456789abcdef0", "Basic 0123456789abcdef", "Bearer é"],
 )
-def test_a_wrong_key_is_turned_away_before_the_body_is_read(authorization: str) -> None:
-    async def never() -> bytes:
-        raise AssertionError("the body was read")
-
-    app = make_app(total, KEY)
-    response = asyncio.run(app.handle(Request("POST", "/predict", {"authorization": authorization}.get, never)))
+@pytest.mark.parametrize("path", ["/predict", "/v2/models/m/infer", "/v2/models/m/versions/7/infer"])
+def test_a_wrong_key_is_turned_away_by_the_head(serve: Callable[..., Served], path: str, authorization: str) -> None:
+    app = serve(KEY).app
+    headers = {b"authorization": authorization.encode("latin-1")} if authorization else {}
+    response = app.refuse(Request("POST", path, headers, lambda _: None))
+    assert response
     assert response.status == 401
     assert dict(response.headers)["www-authenticate"] == "Bearer"
     assert KEY not in response.body
 
 
-def test_the_right_key_is_let_in_and_only_predictions_need_it() -> None:
-    app = make_app(total, KEY)
-    assert predict(app, authorization=f"Bearer {KEY.decode()}")[0] == 200
-    for path in ("/v2/health/live", "/v2/health/ready", "/metrics"):
-        assert call(app, "GET", path).status == 200
+def test_the_right_key_is_let_in_and_only_predictions_need_it(serve: Callable[..., Served]) -> None:
+    served = serve(KEY)
+    assert served.predict(authorization=f"Bearer {KEY.decode()}")[0] == 200
+    for path in ("/v2/health/live", "/v2/health/ready", "/metrics", "/docs", "/openapi.json", "/v2", "/v2/models/m"):
+        assert served.call("GET", path).status == 200
+        assert served.call("HEAD", path).status == 200
 
 
-def test_draining_is_not_ready_and_closes_connections_but_still_answers() -> None:
-    app = make_app(total)
-    assert call(app, "GET", "/v2/health/ready").status == 200
-    app.draining = True
-    ready = call(app, "GET", "/v2/health/ready")
-    assert (ready.status, json.loads(ready.body)) == (503, {"ready": False})
-    assert call(app, "GET", "/v2/health/live").status == 200
-    answer = call(app, "POST", "/predict", b'{"input": [1, 2]}')
-    assert answer.status == 200
-    assert dict(answer.headers)["connection"] == "close"
+def test_while_it_loads_it_lives_but_predicts_nothing(serve: Callable[..., Served]) -> None:
+    served = serve(loaded=False)
+    assert served.call("GET", "/v2/health/live").status == 200
+    assert served.call("GET", "/metrics").status == 200
+    for method, path in (("POST", "/predict"), ("GET", "/v2/models/m"), ("POST", "/v2/models/m/infer"), ("GET", "/v2")):
+        response = served.call(method, path)
+        assert (response.status, dict(response.headers)["retry-after"]) == (503, "1")
+    served.run(served.load)
+    assert served.predict()[0] == 200
+    assert served.call("GET", "/v2/models/m").status == 200
 
 
-def test_a_bug_is_answered_without_its_details_and_the_next_request_is_served(caplog: pytest.LogCaptureFixture) -> None:
-    def broken(rows: Any) -> list[Any]:
-        if rows[0][0] == 0:
-            raise RuntimeError("secret detail")
-        return total(rows)
+def test_who_asks_whether_it_is_ready_while_it_loads_waits_a_little_for_the_yes(serve: Callable[..., Served]) -> None:
+    served = serve(loaded=False)
+    impatient = served.ask("GET", "/v2/health/ready")
+    assert impatient(0.7) is None
+    patient = served.ask("GET", "/v2/health/ready")
+    no = impatient(0.15)
+    assert no
+    assert (no.status, no.body) == (503, b'{"ready":false}')
+    assert patient(0) is None
+    served.run(served.load)
+    yes = patient(0)
+    assert yes
+    assert (yes.status, yes.body) == (200, b'{"ready":true}')
+    assert served.call("GET", "/v2/health/ready").status == 200
+    assert served.call("GET", "/v2/models/m/ready").status == 200
+    assert patient(0.8) is yes
 
-    app = make_app(broken)
-    status, answer = predict(app, b'{"input": [0, 0]}')
+
+def test_who_asks_whether_it_is_ready_is_told_at_once_when_it_never_will_be(serve: Callable[..., Served]) -> None:
+    served = serve(loaded=False)
+    asking = served.ask("GET", "/v2/health/ready")
+    served.run(served.app.drain)
+    no = asking(0)
+    assert no
+    assert no.status == 503
+    served.run(served.load)
+    assert served.call("GET", "/v2/health/ready").status == 503
+    assert asking(0.9) is no
+
+
+def test_draining_is_not_ready_but_still_answers(served: Served) -> None:
+    assert served.call("GET", "/v2/health/ready").status == 200
+    served.run(served.app.drain)
+    for path in ("/v2/health/ready", "/v2/models/m/ready"):
+        ready = served.call("GET", path)
+        assert (ready.status, json.loads(ready.body)) == (503, {"ready": False})
+    assert served.call("GET", "/v2/health/live").status == 200
+    assert served.predict()[0] == 200
+
+
+def test_a_bug_is_answered_without_its_details_and_the_next_request_is_served(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    status, answer = served.predict(b'{"input": [0, 0]}')
     assert (status, answer["error"]["code"]) == (500, "internal_error")
     assert "secret" not in json.dumps(answer)
-    assert predict(app)[0] == 200
+    assert served.predict()[0] == 200
 
 
-def test_metrics_count_by_path_and_code() -> None:
-    app = make_app(total)
-    predict(app)
-    predict(app, b'{"input": [[1, 2], [3, 4], [5, 6]]}')
-    predict(app, b"{")
-    call(app, "GET", "/nowhere/1")
-    call(app, "GET", "/nowhere/2")
-    response = call(app, "GET", "/metrics")
+def test_a_bug_in_a_handler_too(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> bytes:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(served.metrics, "text", broken)
+    response = served.call("GET", "/metrics")
+    assert (response.status, b"secret" in response.body) == (500, False)
+    assert served.predict()[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("timeout", "status"),
+    [
+        ("1000", 200),
+        ("3600000", 200),
+        ("3600001", 400),
+        ("0", 400),
+        ("-1", 400),
+        ("1.5", 400),
+        ("1e3", 400),
+        ("soon", 400),
+        ("", 400),
+        ("1, 1", 400),
+        ("000000000001" + "9" * 5_000, 400),
+        ("9" * 5_000, 400),
+    ],
+)
+def test_a_request_s_own_timeout(served: Served, timeout: str, status: int) -> None:
+    assert served.predict(x_request_timeout_ms=timeout)[0] == status
+
+
+def request_id(app: App, given: bytes | None) -> bytes:
+    headers = {} if given is None else {b"x-request-id": given}
+    request = Request("GET", "/v2/health/live", headers, lambda _: None)
+    app.refuse(request)
+    return request.id
+
+
+@pytest.mark.parametrize("given", [b"a", b"7f3c-AB.c:d/e", b"~" * 128])
+def test_a_request_id_is_kept(served: Served, given: bytes) -> None:
+    assert request_id(served.app, given) == given
+
+
+@pytest.mark.parametrize(
+    "given",
+    [None, b"", b"~" * 129, b"a b", b"a, b", b"a\r\nset-cookie: a", b"a\n", b"a\r", b"a\0", b"\x7f", "é".encode()],
+)
+def test_a_request_id_is_made_where_none_can_be_kept(served: Served, given: bytes | None) -> None:
+    made = [request_id(served.app, given) for _ in range(3)]
+    assert len(set(made)) == 3
+    assert all(re.fullmatch(rb"[0-9a-f]+-[0-9a-f]+", each) for each in made)
+
+
+def test_what_is_no_proper_request_has_an_id_too(served: Served) -> None:
+    request = Request("GET", "/predict", {b"x-request-id": b"mine"}, lambda _: None)
+    assert served.app.problem(Problem(413, "body_too_large", "no"), request).status == 413
+    assert request.id == b"mine"
+    assert served.app.problem(Problem(400, "malformed_request", "no"), None).status == 400
+
+
+def test_requests_are_logged_when_debugging(serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[dict[str, Any]] = []
+
+    def note(_level: int, event: str, **fields: Any) -> None:
+        lines.append({"event": event, **fields})
+
+    monkeypatch.setattr(log, "log", note)
+    monkeypatch.setattr(log.logger, "isEnabledFor", lambda _level: True)
+    served = serve()
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    served.predict(x_request_id="one", traceparent=trace)
+    served.call("GET", "/nowhere\r\n")
+    answered, missing = lines
+    assert (answered["status"], answered["path"], answered["request_id"]) == (200, "/predict", "one")
+    assert answered["traceparent"] == trace
+    assert (missing["status"], missing["path"]) == (404, "/nowhere\r\n")
+
+
+def test_metrics_count_by_path_and_code(served: Served) -> None:
+    served.predict()
+    served.predict(b'{"input": [[1, 2], [3, 4], [5, 6]]}')
+    served.predict(b"{")
+    served.call("GET", "/nowhere/1")
+    served.call("GET", "/nowhere/2")
+    served.app.problem(Problem(400, "malformed_request", "no"), None)
+    response = served.call("GET", "/metrics")
 
     samples = {
         (sample.name, *sorted(sample.labels.items())): sample.value
@@ -169,8 +385,9 @@ def test_metrics_count_by_path_and_code() -> None:
     assert samples["model_requests_total", ("code", "200"), ("path", "/predict")] == 2
     assert samples["model_requests_total", ("code", "400"), ("path", "/predict")] == 1
     assert samples["model_requests_total", ("code", "404"), ("path", "other")] == 2
-    assert samples["model_request_seconds_count",] == 3
+    assert samples["model_requests_total", ("code", "400"), ("path", "other")] == 1
+    for phase in ("queue", "run", "total"):
+        assert samples["model_request_seconds_count", ("phase", phase)] == 2
     assert samples["model_batch_rows_sum",] == 4
-    assert samples["model_run_seconds_count",] == 2
     assert samples["model_waiting_rows",] == 0
     assert samples["model_info", ("name", "m"), ("version", "7")] == 1

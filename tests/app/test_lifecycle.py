@@ -16,6 +16,7 @@ import pytest
 
 from tests.app.conftest import StartServer
 from tests.app.harness import MODEL, SETOSA, Server, slow_model
+from tests.app.wire import Answer, read_answers, read_to_end
 
 BODY = json.dumps({"input": SETOSA}).encode()
 HEAD = f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(BODY)}\r\n\r\n".encode()
@@ -23,13 +24,6 @@ HEAD = f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(BODY)}\r\n\r\
 
 def connect(server: Server) -> socket.socket:
     return socket.create_connection(("127.0.0.1", server.port), timeout=10)
-
-
-def read_all(connection: socket.socket) -> bytes:
-    found = b""
-    while chunk := connection.recv(4096):
-        found += chunk
-    return found
 
 
 def test_the_log_says_where_it_listens_and_what_it_serves(start_server: StartServer) -> None:
@@ -74,22 +68,110 @@ def test_while_it_drains_it_is_not_ready_but_answers_and_closes(start_server: St
     assert server.wait(5) == 0
 
 
-def test_who_connects_while_the_model_loads_waits_for_the_answer(start_server: StartServer, tmp_path: Path) -> None:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    server = start_server(PORT=str(port), MODEL_DIR=str(slow_model(tmp_path, 2_000_000)))
+        return free.getsockname()[1]
+
+
+def connect_early(port: int) -> socket.socket:
+    """To a server that is not ready yet, as soon as it listens."""
     deadline = time.monotonic() + 20
     while True:
         try:
-            early = socket.create_connection(("127.0.0.1", port), timeout=20)
-            break
+            return socket.create_connection(("127.0.0.1", port), timeout=20)
         except ConnectionRefusedError:
             assert time.monotonic() < deadline
-    with early:
+
+
+def ask(connection: socket.socket, request: bytes, *, last: bool = False) -> Answer:
+    close = b"connection: close\r\n" if last else b""
+    connection.sendall(request.replace(b"\r\n\r\n", b"\r\nhost: x\r\n" + close + b"\r\n", 1))
+    found = read_to_end(connection) if last else connection.recv(65_536)
+    (answer,) = read_answers(found)
+    return answer
+
+
+LIVE = b"GET /v2/health/live HTTP/1.1\r\n\r\n"
+READY = b"GET /v2/health/ready HTTP/1.1\r\n\r\n"
+PREDICT = b"POST /predict HTTP/1.1\r\ncontent-length: 14\r\n\r\n" + b'{"input": [1]}'
+
+
+def test_while_the_model_loads_it_lives_and_says_that_it_is_not_ready(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    port = free_port()
+    server = start_server(PORT=str(port), MODEL_DIR=str(slow_model(tmp_path, 1_000_000)))
+    with connect_early(port) as early:
+        live = ask(early, LIVE)
+        assert (live.status, live.body) == (200, b'{"live":true}')
+        before = time.monotonic()
+        ready = ask(early, READY)
+        assert (ready.status, ready.body) == (503, b'{"ready":false}')
+        assert 0.6 < time.monotonic() - before < 1
+        answer = ask(early, PREDICT)
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
         assert server.stderr == [], "it was ready already"
-        early.sendall(b"GET /v2/health/ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-        assert read_all(early).startswith(b"HTTP/1.1 200")
-    assert server.event("ready")
+        server.event("ready")
+        assert ask(early, READY).status == 200
+        assert ask(early, PREDICT, last=True).status == 200
+
+
+def test_a_probe_that_comes_just_before_the_model_is_loaded_waits_for_the_yes(start_server: StartServer) -> None:
+    port = free_port()
+    start_server(PORT=str(port))
+    with connect_early(port) as early:
+        assert ask(early, READY, last=True).status == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_model_loads_ends_it_well(
+    start_server: StartServer, tmp_path: Path, number: signal.Signals
+) -> None:
+    port = free_port()
+    server = start_server(PORT=str(port), MODEL_DIR=str(slow_model(tmp_path, 5_000_000)))
+    with connect_early(port) as early, connect_early(port) as probe:
+        assert ask(early, LIVE).status == 200
+        probe.sendall(b"GET /v2/health/ready HTTP/1.1\r\nhost: x\r\n\r\n")
+        time.sleep(0.1)
+        server.signal(number)
+        assert server.wait(3) == 0
+        assert read_answers(read_to_end(probe))[0].status == 503
+    assert [line["event"] for line in server.logs] == ["draining", "stopped"]
+
+
+def test_a_signal_at_any_moment_of_the_start_ends_it_well(start_server: StartServer) -> None:
+    for milliseconds in range(0, 400, 50):
+        server = start_server()
+        time.sleep(milliseconds / 1000)
+        server.signal()
+        assert server.wait(5) in (0, -signal.SIGTERM), server.stderr  # not even Python has started at first
+        assert not [line for line in server.logs if line["level"] == "error"]
+
+
+def test_on_a_shared_socket_it_answers_only_when_it_is_ready(start_server: StartServer, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        descriptor, port = listener.fileno(), listener.getsockname()[1]
+        folder = str(slow_model(tmp_path, 300_000))
+        server = start_server(pass_fds=(descriptor,), LISTEN_FD=str(descriptor), MODEL_DIR=folder)
+        with connect_early(port) as early:
+            assert ask(early, PREDICT, last=True).body.endswith(b'"prediction":300001.0}')
+        server.signal()
+        assert server.wait(5) == 0
+        with socket.create_connection(("127.0.0.1", port)):  # the socket lives on
+            pass
+
+
+def test_ready_is_told_once_and_when_it_is_true(start_server: StartServer) -> None:
+    read, write = os.pipe()
+    try:
+        server = start_server(pass_fds=(write,), READY_FD=str(write))
+        os.close(write)
+        with os.fdopen(read, "rb") as pipe:
+            assert pipe.read() == b"ready\n"
+        assert server.stderr == [] or server.event("ready")
+        assert server.post(BODY).status_code == 200
+    finally:
+        server.stop()
 
 
 def wait_until_refused(server: Server) -> None:
@@ -115,7 +197,7 @@ def test_a_request_that_has_begun_is_answered_after_the_signal(start_server: Sta
         server.event("draining")
         wait_until_refused(server)
         slow.sendall(BODY[5:])
-        answer = read_all(slow)
+        answer = read_to_end(slow)
     assert answer.startswith(b"HTTP/1.1 200")
     assert b"connection: close" in answer
     assert server.wait(5) == 0
@@ -131,7 +213,7 @@ def test_a_running_prediction_is_answered_after_the_signal(start_server: StartSe
         time.sleep(0.5)
         server.signal()
         assert server.event("draining")["in_flight"] == 1
-        assert b'"prediction":1000001.0' in read_all(connection)
+        assert b'"prediction":1000001.0' in read_to_end(connection)
     assert server.wait(10) == 0
 
 
@@ -144,6 +226,34 @@ def test_the_grace_period_bounds_the_wait(start_server: StartServer) -> None:
         assert server.wait(5) == 0
     assert server.logs[-1]["event"] == "stopped with requests unanswered"
     assert server.logs[-1]["unanswered"] == 1
+
+
+def test_a_run_that_takes_longer_than_the_grace_period_is_given_up(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server(MODEL_DIR=str(slow_model(tmp_path, 1_000_000)), GRACE_SECONDS="0.2")
+    server.event("ready")
+    with connect(server) as connection:
+        connection.sendall(PREDICT.replace(b"\r\n\r\n", b"\r\nhost: x\r\n\r\n", 1))
+        time.sleep(0.3)
+        before = time.monotonic()
+        server.signal()
+        assert server.wait(5) == 0
+        assert time.monotonic() - before < 1.5
+        assert read_to_end(connection) == b""
+    assert server.logs[-1]["event"] == "stopped with requests unanswered"
+    assert server.logs[-1]["unanswered"] == 1
+
+
+def test_what_is_answered_but_not_closed_by_the_client_is_not_waited_for(start_server: StartServer) -> None:
+    server = start_server(GRACE_SECONDS="0.5", DRAIN_SECONDS="0.1")
+    with connect(server) as lingering:
+        lingering.sendall(HEAD + BODY[:5])
+        time.sleep(0.1)
+        server.signal()
+        server.event("draining")
+        lingering.sendall(BODY[5:])
+        assert server.wait(5) == 0
+        assert lingering.recv(100).startswith(b"HTTP/1.1 200")
+    assert server.logs[-1]["event"] == "stopped"
 
 
 @contextmanager

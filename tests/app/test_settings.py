@@ -14,6 +14,37 @@ def test_an_empty_environment_is_enough() -> None:
     assert (settings.host, settings.port, settings.api_key, settings.listen_fd) == ("0.0.0.0", 8080, None, None)
     assert (settings.drain_seconds, settings.grace_seconds) == (1, 25)
     assert settings.model_dir == DEFAULT_MODEL_DIR == MODEL
+    assert settings.max_body_bytes <= settings.max_queue_bytes
+
+
+def test_every_field_is_the_variable_of_its_name_in_capitals(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("secret")
+    environment = {
+        "MODEL_DIR": "/models/one",
+        "HOST": "::1",
+        "PORT": "0",
+        "LISTEN_FD": "3",
+        "READY_FD": "4",
+        "API_KEY_FILE": str(key),
+        "DRAIN_SECONDS": "0",
+        "GRACE_SECONDS": "2.5",
+        "LOG_LEVEL": "debug",
+        "MAX_BODY_BYTES": "1000",
+        "MAX_ROWS": "1",
+        "MAX_QUEUE_ROWS": "2",
+        "MAX_QUEUE_BYTES": "2000",
+        "QUEUE_SECONDS": "0.5",
+        "TIMEOUT_MS": "100",
+        "READ_SECONDS": "1e1",
+    }
+    settings = read_settings(environment | {"UNKNOWN": "x"})
+    assert (settings.model_dir, settings.host, settings.port) == (Path("/models/one"), "::1", 0)
+    assert (settings.listen_fd, settings.ready_fd, settings.api_key) == (3, 4, b"secret")
+    assert (settings.drain_seconds, settings.grace_seconds, settings.log_level) == (0, 2.5, "debug")
+    assert (settings.max_body_bytes, settings.max_rows) == (1000, 1)
+    assert (settings.max_queue_rows, settings.max_queue_bytes, settings.queue_seconds) == (2, 2000, 0.5)
+    assert (settings.timeout_ms, settings.read_seconds) == (100, 10)
 
 
 def test_all_mistakes_are_reported_at_once() -> None:
@@ -22,7 +53,14 @@ def test_all_mistakes_are_reported_at_once() -> None:
         "DRAIN_SECONDS": "-1",
         "GRACE_SECONDS": "nan",
         "LOG_LEVEL": "loud",
+        "MAX_BODY_BYTES": "4MiB",
         "MAX_ROWS": "0",
+        "MAX_QUEUE_ROWS": "0",
+        "MAX_QUEUE_BYTES": "-1",
+        "QUEUE_SECONDS": "inf",
+        "TIMEOUT_MS": "0.5",
+        "READ_SECONDS": "",
+        "READY_FD": "stdout",
         "LISTEN_FD": "1",
         "MODEL_DIR": "",
         "API_KEY_FILE": "/does/not/exist",
