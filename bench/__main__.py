@@ -1,29 +1,72 @@
-"""Runs the measurements, keeps them in bench/results/ and writes the README's section from them."""
+"""Runs the measurements, keeps them in bench/results/ and writes the README's sections from them.
 
-import json
+`python -m bench [stack] [serving]`: what to measure, both by default. `--quick` and `--only fastapi,mosec` are for work
+on the serving benchmark: they measure less, and keep nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from bench import stack
-from bench.report import Result, machine, section
+from bench.report import Result, keep, machine, table, write_section
+from bench.serving import plot, runs
+from bench.serving import report as serving
+from bench.serving.peers import OURS, PEERS
 
 ROOT = Path(__file__).parents[1]
-BEGIN = "<!-- figures: written by `make bench` -->\n"
-END = "<!-- end of figures -->\n"
+RESULTS = ROOT / "bench/results"
+README = ROOT / "README.md"
 
 
-def main() -> int:
-    """Measure, print, keep; 1 when a figure misses its target."""
+def measure_stack() -> bool:
+    """What the program costs; whether all targets are met."""
     results = stack.measure()
-    text = section(machine(), results)
+    text = f"Measured by [`bench/stack.py`](bench/stack.py) on {machine()}.\n\n{table(results)}"
     print(text)
-    kept = {"machine": machine(), "results": [result.as_json() for result in results]}
-    (ROOT / "bench/results/stack.json").write_text(json.dumps(kept, indent=2) + "\n")
-    readme = ROOT / "README.md"
-    before, _, rest = readme.read_text().partition(BEGIN)
-    readme.write_text(before + BEGIN + text + END + rest.partition(END)[2])
-    return 0 if all(map(Result.met, results)) else 1
+    keep(RESULTS / "stack.json", results)
+    write_section(README, "figures", text)
+    return all(map(Result.met, results))
+
+
+def measure_serving(plan: runs.Plan, *, kept: bool) -> bool:
+    """The server against its peers; whether all targets are met and all servers ran."""
+    measured = runs.measure(plan)
+    results = serving.results(measured)
+    text = serving.text(measured, results)
+    print(text)
+    if kept:
+        keep(RESULTS / "serving.json", results, **serving.details(measured))
+        (RESULTS / "serving.svg").write_text(plot.svg(measured))
+        write_section(README, "serving", text)
+    return all(map(Result.met, results)) and not measured.failures
+
+
+def main(arguments: list[str]) -> int:
+    """Measure, print, keep; 1 when a target is missed or a server did not run."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.partition("\n")[0])
+    parser.add_argument("what", nargs="*", choices=["stack", "serving", []], help="both by default")
+    parser.add_argument("--quick", action="store_true", help="serving: one short round")
+    parser.add_argument("--only", metavar="NAME,...", help=f"serving: {OURS} and these")
+    chosen = parser.parse_args(arguments)
+    plan = runs.QUICK if chosen.quick else runs.FULL
+    if chosen.only:
+        names = {OURS, *chosen.only.split(",")}
+        if unknown := names - {peer.name for peer in PEERS}:
+            parser.error(
+                f"there is no {', '.join(sorted(unknown))}; there are {', '.join(peer.name for peer in PEERS)}"
+            )
+        plan = replace(plan, servers=tuple(peer for peer in PEERS if peer.name in names))
+    measures = {
+        "stack": measure_stack,
+        "serving": lambda: measure_serving(plan, kept=plan == runs.FULL),
+    }
+    outcomes = [measure() for name, measure in measures.items() if name in (chosen.what or measures)]
+    return 0 if all(outcomes) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from bench.report import Result, machine
+from bench.report import Result, keep, machine, table
 
 FIGURES: dict[str, tuple[str, str, float | None]] = {
     "first answer": ("`up` to first answer, cluster and image ready", "s", 10),
@@ -60,11 +59,8 @@ class Figures:
 
     def table(self) -> str:
         """For reading."""
-        head = "| figure | median | from, to | runs | target |\n|---|---|---|---|---|\n"
-        rows = "".join(result.row() for result in self.results())
-        return f"Measured by `make e2e` on {machine()}.\n\n{head}{rows}"
+        return f"Measured by `make e2e` on {machine()}.\n\n{table(self.results())}"
 
     def keep(self, file: Path) -> None:
         """For comparing."""
-        kept = {"machine": machine(), "results": [result.as_json() for result in self.results()]}
-        file.write_text(json.dumps(kept, indent=2) + "\n")
+        keep(file, self.results())

@@ -1,22 +1,26 @@
-"""A measured figure, its target, and how both are shown."""
+"""A measured figure, its target, and how figures are shown and kept."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import statistics
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Result:
-    """One figure: the runs' values, in `unit`, and the most that their median may be (None: shown, not judged)."""
+    """One figure: the runs' values, in `unit`, and what their median may be (neither bound: shown, not judged)."""
 
     name: str
     values: list[float]
     unit: str
-    most: float | None
+    most: float | None = None
+    least: float | None = None
 
     @property
     def median(self) -> float:
@@ -25,7 +29,7 @@ class Result:
 
     def met(self) -> bool:
         """Whether the median keeps the target."""
-        return self.most is None or self.median <= self.most
+        return (self.most is None or self.median <= self.most) and (self.least is None or self.median >= self.least)
 
     def as_json(self) -> dict[str, Any]:
         """All of it, for the kept file."""
@@ -35,24 +39,48 @@ class Result:
             "unit": self.unit,
             "median": round(self.median, 3),
             "most": self.most,
+            "least": self.least,
             "runs": values,
         }
 
     def row(self) -> str:
         """A line of the README's table."""
-        target = "" if self.most is None else f"at most {self.most:g} {self.unit}" + ("" if self.met() else " (missed)")
+        bounds = [("at least", self.least), ("at most", self.most)]
+        target = " and ".join(f"{word} {bound:g} {self.unit}" for word, bound in bounds if bound is not None)
+        verdict = f"{target}: {'met' if self.met() else '**MISSED**'}" if target else ""
         spread = f"{min(self.values):.2f} to {max(self.values):.2f}"
-        return f"| {self.name} | {self.median:.2f} {self.unit} | {spread} | {len(self.values)} | {target} |\n"
+        return f"| {self.name} | {self.median:.2f} {self.unit} | {spread} | {len(self.values)} | {verdict} |\n"
+
+
+def table(results: Iterable[Result]) -> str:
+    """Figures with their targets, for the README and for a terminal."""
+    head = "| figure | median | from, to | runs | target |\n|---|---|---|---|---|\n"
+    return head + "".join(result.row() for result in results)
 
 
 def machine() -> str:
     """What the figures were measured on, without its name."""
-    model = platform.processor() or platform.machine()
+    model = _processor() or platform.processor() or platform.machine()
     return f"{len(os.sched_getaffinity(0))} cores, {model}, {platform.system()}, Python {platform.python_version()}"
 
 
-def section(where: str, results: list[Result]) -> str:
-    """The README's text."""
-    head = "| figure | median | from, to | runs | target |\n|---|---|---|---|---|\n"
-    rows = "".join(result.row() for result in results)
-    return f"\nMeasured by [`bench/stack.py`](bench/stack.py) on {where}.\n\n{head}{rows}\n"
+def _processor() -> str | None:
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
+
+
+def keep(file: Path, results: Iterable[Result], **more: Any) -> None:
+    """Write the figures, and whatever else there is to compare later ones with."""
+    kept: Mapping[str, Any] = {"machine": machine(), "results": [result.as_json() for result in results], **more}
+    file.write_text(json.dumps(kept, indent=2) + "\n")
+
+
+def write_section(readme: Path, name: str, text: str) -> None:
+    """Put the text between the README's lines for `name`; an error when it has none."""
+    begin, end = f"<!-- {name}: written by `make bench` -->\n", f"<!-- end of {name} -->\n"
+    before, found, rest = readme.read_text().partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"{readme.name} has no lines {begin.strip()} and {end.strip()}")
+    readme.write_text(f"{before}{begin}\n{text.strip()}\n\n{end}{after}")
