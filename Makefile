@@ -7,7 +7,7 @@ export STACK
 run := @tools/python -m tools.run
 
 .DEFAULT_GOAL := help
-.PHONY: help up preview output down env test check e2e bench docs lock
+.PHONY: help up preview output down model env test check e2e bench docs lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):.* ## /\1\t/p' Makefile | tr -s '$$' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
@@ -24,6 +24,9 @@ output: ## print the endpoint and nothing else
 
 down: ## destroy what the stack made
 	$(run) down
+
+model: ## package a model file: FROM=model.pth CLASS=net.py:Net DATA=train.csv; without FROM: what can be set
+	@tools/python -m tools.model $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
 
 env: ## print the shell lines for bare `pulumi` commands: eval "$$(make -s env)"
 	$(run) env

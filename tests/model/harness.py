@@ -1,0 +1,54 @@
+"""Runs the packaging command as its user does, and scripts in the environments that it uses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tools import environment
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the command did."""
+
+    status: int
+    output: str
+    errors: str
+    folder: Path
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """model.json, of a command that must have succeeded."""
+        assert self.status == 0, self.errors
+        return json.loads((self.folder / "model.json").read_text())
+
+
+def package(here: Path, **settings: str) -> Outcome:
+    """`make model` with these settings, in a folder of the test's; writes into `made` there unless told otherwise."""
+    settings = {"TO": "made"} | settings
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.model", *(f"{name}={value}" for name, value in settings.items())],
+        cwd=here,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return Outcome(done.returncode, done.stdout, done.stderr, here / settings["TO"])
+
+
+def run_in(lock: str, script: str, here: Path) -> str:
+    """A Python script in the environment of a lock file; what it prints."""
+    python = environment.separate(ROOT, f"tools/model/requirements-{lock}.lock") / "python"
+    done = subprocess.run([python, "-W", "ignore", "-c", script], cwd=here, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -1,0 +1,200 @@
+"""The parts of packaging that need no other process: settings, data, profiles, comparisons, what a file is."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tools.model import arrays, compare, data, pickled, profile, settings
+from tools.model.kinds import Kind, detect
+from tools.model.problem import ModelError
+from tools.model.tensors import Tensor
+
+ROWS = Tensor(name="x", datatype="FP32", row=(2,))
+
+
+def _table(path: Path, text: str, **more: list[str]) -> data.Table:
+    path.write_text(text)
+    return data.read(path, features=more.get("features", []), target=more.get("target", []))
+
+
+@pytest.mark.parametrize(
+    ("text", "tensors"),
+    [
+        ("3", [("", "FP32", (3,))]),
+        ("3x224x224", [("", "FP32", (3, 224, 224))]),
+        ("int64:16", [("", "INT64", (16,))]),
+        ("ids=INT64:* mask=BOOL:*", [("ids", "INT64", (-1,)), ("mask", "BOOL", (-1,))]),
+        ("age=FP32 name=BYTES:", [("age", "FP32", ()), ("name", "BYTES", ())]),
+    ],
+)
+def test_input(text: str, tensors: list[tuple[str, str, tuple[int, ...]]]) -> None:
+    assert [(each.name, each.datatype, each.row) for each in settings.inputs(text)] == tensors
+
+
+@pytest.mark.parametrize("text", ["0", "three", "FP31:3", "3x", "-2"])
+def test_input_that_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match=r"must be sizes|none of"):
+        settings.inputs(text)
+
+
+def test_settings_survive_the_way_to_the_other_process(tmp_path: Path) -> None:
+    (tmp_path / "m.pth").touch()
+    given = {"FROM": "m.pth", "INPUT": "ids=INT64:16", "ARGS": '{"hidden": 16}', "BATCH": "8", "TRUST": "a,b"}
+    chosen = settings.parse(given, tmp_path)
+    assert settings.Settings.from_json(chosen.to_json()) == chosen
+    assert chosen.folder == tmp_path / "models/m"
+
+
+def test_columns_of_a_csv(tmp_path: Path) -> None:
+    table = _table(tmp_path / "t.csv", "\ufeffa,b,c,d\n1,true,x,\n2.5,FALSE,,7\n")
+    assert {name: array.dtype.kind for name, array in table.columns.items()} == {"a": "f", "b": "b", "c": "U", "d": "f"}
+    assert table.columns["c"].tolist() == ["x", ""]
+    assert np.isnan(table.columns["d"][0])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "must name each column once"),
+        ("a,a\n1,2\n", "must name each column once"),
+        ("1,2\n3,4\n", "has no header"),
+        ("a,b\n1\n", "row 2 of t.csv has 1 values, the header has 2"),
+        ("a,b\n", "has no rows"),
+    ],
+)
+def test_a_csv_that_is_none(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        _table(tmp_path / "t.csv", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "datatype", "said"),
+    [
+        ("a,b\n1,x\n", "FP32", "b in t.csv has the text 'x', but the model takes FP32"),
+        ("a,b\n1,\n", "INT64", "b in t.csv has missing values"),
+        ("a,b\n1,1.5\n", "INT64", "b in t.csv has fractions"),
+        ("a,b\n1,300\n", "UINT8", "beyond what UINT8 can hold"),
+        ("a,b\n1,1e39\n", "FP32", "infinite as FP32"),
+        ("a,b\n1,2\n", "BOOL", "other than true and false"),
+        ("a\n1\n", "FP32", "leave columns out with TARGET"),
+        ("a,b,y\n1,2,0\n", "FP32", "TARGET=y"),
+    ],
+)
+def test_data_that_do_not_fit(tmp_path: Path, text: str, datatype: str, said: str) -> None:
+    table = _table(tmp_path / "t.csv", text)
+    inputs = data.with_features(table, [Tensor(name="x", datatype=datatype, row=(2,))])
+    with pytest.raises(ModelError, match=said):
+        data.feed(table, inputs)
+
+
+def test_features_choose_and_order_columns(tmp_path: Path) -> None:
+    table = _table(tmp_path / "t.csv", "y,b,a\n0,1,2\n", features=["a", "b"])
+    [tensor] = data.with_features(table, [ROWS])
+    assert tensor.features == ["a", "b"]
+    assert data.feed(table, [tensor])["x"].tolist() == [[2, 1]]
+
+
+def test_of_a_large_file_rows_are_drawn(tmp_path: Path) -> None:
+    np.savez(tmp_path / "t.npz", x=np.arange(data.MOST_ROWS * 2 + 2).reshape(-1, 2))
+    table = data.read(tmp_path / "t.npz", features=[], target=[])
+    assert (table.rows, table.all_rows, len(table.columns["x"])) == (data.MOST_ROWS, data.MOST_ROWS + 1, data.MOST_ROWS)
+    table.save(tmp_path)
+    again = data.Table.load(tmp_path)
+    assert again is not None
+    assert np.array_equal(again.columns["x"], table.columns["x"])
+
+
+def test_arrays_keep_any_name(tmp_path: Path) -> None:
+    tensors = {"a/b": np.array([1]), "file": np.array(["é"]), "": np.array([True])}
+    arrays.save(tmp_path / "a.npz", tensors)
+    assert {name: array.tolist() for name, array in arrays.load(tmp_path / "a.npz").items()} == {
+        "a/b": [1],
+        "file": ["é"],
+        "": [True],
+    }
+
+
+def test_a_profile_counts_every_value() -> None:
+    values = np.concatenate([np.linspace(1e-9, 2e-9, 95), [np.nan] * 5])
+    column = profile.numeric(values)
+    assert column is not None
+    assert (sum(column["counts"]), column["missing"], len(column["counts"])) == (95, 5, len(column["edges"]) + 1)
+    assert column["edges"] == sorted(set(column["edges"]))
+    assert len(column["edges"]) == 9
+
+
+def test_profiles_of_few_and_no_values() -> None:
+    assert profile.numeric(np.array([np.nan, np.inf])) is None
+    same = profile.numeric(np.array([3.0, 3.0]))
+    assert same is not None
+    assert (same["edges"], same["counts"]) == ([3.0], [2, 0])
+
+
+def test_categories() -> None:
+    assert profile.categorical(np.array([0, 2, 2]), ["a", "b", "c"]) == {
+        "kind": "categorical",
+        "categories": {"a": 1, "b": 0, "c": 2},
+    }
+    truths = profile.categorical(np.array([True, False, True]))
+    assert truths is not None
+    assert truths["categories"] == {"false": 1, "true": 2}
+    assert profile.categorical(np.array([str(each) for each in range(51)])) is None
+
+
+def test_differences() -> None:
+    expected = {"y": np.array([[1.0], [100.0], [np.nan]]), "c": np.array([1, 2, 3])}
+    near = {"y": np.array([[1.00005], [100.005], [np.nan]]), "c": np.array([1, 2, 3])}
+    found = compare.difference(expected, near, 1e-4)
+    assert (found.rows, found.absolute, found.relative) == (3, pytest.approx(0.005), pytest.approx(5e-5))
+    with pytest.raises(ModelError, match="in 1 of 3 rows, more than TOLERANCE=1e-06 allows"):
+        compare.difference({"y": expected["y"]}, {"y": np.array([[1.0], [100.005], [np.nan]])}, 1e-6)
+    with pytest.raises(ModelError, match="something else than the original in 1 of 3"):
+        compare.difference(expected, near | {"c": np.array([1, 2, 4])}, 1e-4)
+    with pytest.raises(ModelError, match="inf in 1 of 3"):
+        compare.difference(expected, near | {"y": np.array([[np.nan], [100.0], [np.nan]])}, 1e-4)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_imports_of_a_pickle(protocol: int) -> None:
+    assert any(each.endswith(".open") for each in pickled.imports(pickle.dumps([1, "x", open], protocol)))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b"\x89HDF\r\n", "Keras"),
+        (b"CBM1....", "CatBoost"),
+        (b'{"a": 1}', "not like a model that XGBoost saved"),
+        (b"hello", "is no model that is known here"),
+        (b"\x08\x07\xff", "is no model that is known here"),
+        (b"\0" * 257 + b"ustar", "tar file"),
+        (b"PK\x03\x04 damaged", "damaged zip"),
+    ],
+)
+def test_files_that_are_no_model(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "m").write_bytes(content)
+    with pytest.raises(ModelError, match=said):
+        detect(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("entry", "kind"),
+    [
+        ("m/data.pkl", Kind.STATE_DICT),
+        ("m/constants.pkl", Kind.TORCHSCRIPT),
+        ("m/models/model.json", Kind.PT2),
+        ("schema.json", Kind.SKOPS),
+    ],
+)
+def test_zip_files_are_told_by_their_entries(tmp_path: Path, entry: str, kind: Kind) -> None:
+    with zipfile.ZipFile(tmp_path / "m.onnx", "w") as archive:
+        archive.writestr(entry, b"")
+        if kind is Kind.TORCHSCRIPT:
+            archive.writestr("m/data.pkl", b"")
+    assert detect(tmp_path / "m.onnx") is kind

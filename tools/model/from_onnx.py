@@ -1,0 +1,144 @@
+"""A model that is ONNX already: checked, and freed of what only a notebook wants."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from server.onnx_file import has_external_data
+from tools.model import data
+from tools.model.converted import Batching, Converted
+from tools.model.problem import ModelError
+from tools.model.settings import Settings
+from tools.model.tensors import DATATYPES, Tensor
+
+onnx: Any = import_module("onnx")
+
+
+def convert(settings: Settings, table: data.Table | None) -> Converted:
+    """The same model, with plain tensors for outputs."""
+    content = settings.source.read_bytes()
+    if has_external_data(content):
+        raise ModelError(
+            f"{settings.source.name} keeps weights in other files, which is refused, because it could name any file:\n"
+            "  onnx.save(onnx.load('model.onnx'), 'one.onnx') writes a single one"
+        )
+    model = parse(settings.source.name, content)
+    labels = without_maps(model)
+    same_rows(model)
+    check(settings.source.name, model)
+    batching, rows = batch(settings, model)
+    inputs = data.with_features(table, signature(settings, model, batching))
+    return Converted(
+        model=model.SerializeToString(),
+        inputs=inputs,
+        feed=data.feed(table, inputs) if table else data.random_feed(inputs),
+        batching=batching,
+        batch_rows=rows,
+        labels=labels,
+        versions={"onnx": onnx.__version__},
+    )
+
+
+def parse(name: str, content: bytes) -> Any:
+    """The model; ModelError when it is none."""
+    try:
+        return onnx.load_model_from_string(content)
+    except Exception as error:  # protobuf's implementations have different errors
+        raise ModelError(f"{name} is not an ONNX model: {error}") from None
+
+
+def check(name: str, model: Any) -> None:
+    """ModelError when the model breaks ONNX's rules."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # the checker and the shape inference have no common one
+        raise ModelError(f"{name} breaks the rules of ONNX: {' '.join(str(error).split())[:600]}") from None
+
+
+def without_maps(model: Any) -> dict[str, list[str]]:
+    """Take out ZipMap, which makes a Python dict of each row's probabilities; the classes' names by output."""
+    labels: dict[str, list[str]] = {}
+    for node in [node for node in model.graph.node if node.op_type == "ZipMap"]:
+        values = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+        classes: list[Any] = values.get("classlabels_strings") or values.get("classlabels_int64s") or []
+        names = [each.decode() if isinstance(each, bytes) else str(each) for each in classes]
+        for output in model.graph.output:
+            if output.name == node.output[0]:
+                labels[output.name] = names
+                new = onnx.helper.make_tensor_value_info(output.name, onnx.TensorProto.FLOAT, [None, len(names)])
+                output.CopyFrom(new)
+        rename = onnx.helper.make_node("Identity", [node.input[0]], [node.output[0]])
+        node.CopyFrom(rename)
+    return labels
+
+
+def same_rows(model: Any) -> None:
+    """Some converters declare one row for an output of as many as came in; say the inputs' rows there."""
+    rows = {_sizes(value)[:1] for value in _inputs(model)}
+    if rows and all(size and not isinstance(size[0], int) for size in rows):
+        symbol = next((size[0] for size in rows if size[0]), "rows")
+        for value in model.graph.output:
+            dimensions = value.type.tensor_type.shape.dim
+            if len(dimensions) and dimensions[0].HasField("dim_value"):
+                dimensions[0].dim_param = symbol
+
+
+def batch(settings: Settings, model: Any) -> tuple[Batching, int]:
+    """How the model counts rows: as BATCH says, else as its shapes do."""
+    if settings.batch == "none":
+        return "none", 0
+    firsts = [_sizes(value)[:1] for value in [*_inputs(model), *model.graph.output]]
+    numbers = {first[0] for first in firsts if first and isinstance(first[0], int)}
+    if not all(firsts):
+        raise ModelError(
+            f"{settings.source.name} has inputs or outputs without rows: if it takes one row a run, BATCH=none"
+        )
+    if not numbers:
+        return "dynamic", 0
+    if len(numbers) > 1 or not all(isinstance(first[0], int) for first in firsts):
+        shapes = {value.name: list(_sizes(value)) for value in [*_inputs(model), *model.graph.output]}
+        raise ModelError(
+            f"{settings.source.name}: the inputs and outputs do not start with the same rows: {shapes}.\n"
+            "  If the model takes one row a run, BATCH=none; else export it again with a dynamic first dimension"
+        )
+    return "fixed", numbers.pop()
+
+
+def signature(settings: Settings, model: Any, batching: Batching) -> list[Tensor]:
+    """The inputs as the graph declares them."""
+    tensors: list[Tensor] = []
+    for value in _inputs(model):
+        if not value.type.HasField("tensor_type"):
+            raise ModelError(f"input {value.name} is not a tensor, and the server takes only those")
+        number = value.type.tensor_type.elem_type
+        dtype = (
+            onnx.helper.tensor_dtype_to_np_dtype(number) if number != onnx.TensorProto.STRING else DATATYPES["BYTES"]
+        )
+        name = next((known for known, each in DATATYPES.items() if each == dtype), None)
+        if name is None:
+            raise ModelError(f"input {value.name} has values of type {dtype}, which no client can send")
+        sizes = tuple(size if isinstance(size, int) else -1 for size in _sizes(value))
+        tensors.append(
+            Tensor(
+                name=value.name,
+                datatype=name,
+                row=sizes if batching == "none" else sizes[1:],
+                nullable=settings.nullable and name in ("FP16", "FP32", "FP64"),
+                features=settings.features if len(_inputs(model)) == 1 else [],
+            )
+        )
+    return tensors
+
+
+def _inputs(model: Any) -> list[Any]:
+    """Without the initializers, which old files list among the inputs."""
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in initializers]
+
+
+def _sizes(value: Any) -> tuple[int | str, ...]:
+    return tuple(
+        dimension.dim_value if dimension.HasField("dim_value") else dimension.dim_param
+        for dimension in value.type.tensor_type.shape.dim
+    )

@@ -1,0 +1,98 @@
+"""An XGBoost model as JSON or UBJSON, which are data only."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tools.model import data, trees
+from tools.model.converted import Converted
+from tools.model.problem import ModelError
+from tools.model.settings import Settings
+from tools.model.tensors import Array, Tensors
+
+xgboost: Any = import_module("xgboost")
+
+SOUND = (
+    "reg:squarederror",
+    "reg:absoluteerror",
+    "binary:logistic",
+    "multi:softprob",
+    "multi:softmax",
+    "count:poisson",
+    "reg:gamma",
+    "reg:tweedie",
+)
+"""Objectives whose conversion was found to agree; with reg:logistic, binary:hinge and binary:logitraw it does not."""
+
+
+def convert(settings: Settings, table: data.Table | None) -> Converted:
+    """The trees as ONNX."""
+    booster = _load(settings.source)
+    model = json.loads(booster.save_raw("json").decode())["learner"]
+    objective = model["objective"]["name"]
+    _check(settings.source.name, model, objective)
+    width = int(booster.num_features())
+    inputs = trees.signature(settings, list(booster.feature_names or []), width, nullable=True)
+    booster.feature_names = None  # the converter wants its own, f0, f1, ...
+    onnx = trees.convert(
+        settings.source.name,
+        trees.onnxmltools.convert_xgboost,
+        booster,
+        initial_types=trees.initial_types(width),
+    )
+
+    def answers(rows: Array, outputs: list[str]) -> Tensors:
+        said = np.asarray(booster.predict(xgboost.DMatrix(rows)))
+        if len(outputs) == 1:
+            return {outputs[0]: said.reshape(len(rows), -1)}
+        if objective == "multi:softmax":
+            return {outputs[0]: said.astype(np.int64)}
+        probabilities = said if said.ndim == 2 else trees.two_classes(said)
+        return {outputs[1]: probabilities}
+
+    rows = trees.probe(_splits(model, width), missing=True)
+    return trees.finish(table, inputs, onnx, answers, rows, {"xgboost": xgboost.__version__})
+
+
+def _load(path: Path) -> Any:
+    """XGBoost goes by the suffix, we by the content."""
+    content = path.read_bytes()
+    suffix = ".ubj" if content[1:2] in (b"L", b"i", b"U", b"l", b"I", b"$", b"#") else ".json"
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, f"model{suffix}")
+        copy.write_bytes(content)
+        try:
+            return xgboost.Booster(model_file=copy)
+        except Exception as error:
+            reason = next(iter(str(error).splitlines()), "")[:300]
+            raise ModelError(f"{path.name} cannot be read by XGBoost: {reason}") from None
+
+
+def _check(name: str, model: dict[str, Any], objective: str) -> None:
+    if model["gradient_booster"]["name"] != "gbtree":
+        raise ModelError(
+            f"{name}: the booster {model['gradient_booster']['name']} cannot be turned into ONNX, gbtree can"
+        )
+    if objective not in SOUND:
+        raise ModelError(
+            f"{name}: the conversion is not sound for the objective {objective}; it is for {', '.join(SOUND)}"
+        )
+    if any(tree["categories_nodes"] for tree in model["gradient_booster"]["model"]["trees"]):
+        raise ModelError(f"{name} splits on categories, which cannot be turned into ONNX: encode them as numbers")
+
+
+def _splits(model: dict[str, Any], width: int) -> list[Array]:
+    found = [list[float]() for _ in range(width)]
+    for tree in model["gradient_booster"]["model"]["trees"]:
+        for feature, value, child in zip(
+            tree["split_indices"], tree["split_conditions"], tree["left_children"], strict=True
+        ):
+            if child != -1:
+                found[int(feature)].append(float(value))
+    return [np.array(values, dtype=np.float64) for values in found]
