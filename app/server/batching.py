@@ -112,23 +112,20 @@ class Share(msgspec.Struct, frozen=True, gc=False):
 Outcome: TypeAlias = "Share | Problem"
 
 
-class Job:
+class Job(msgspec.Struct, eq=False):
     """A request on its way through the model."""
 
-    __slots__ = ("caller", "deadline", "done", "inputs", "rows", "shape", "size")
-
-    def __init__(self, inputs: Inputs, rows: int, done: Callable[[Outcome], None]) -> None:
-        self.inputs = inputs
-        self.rows = rows
-        self.size = 0
-        """Bytes that it holds while it waits."""
-        self.caller: Caller = _SOMEONE
-        self.deadline = math.inf
-        """As time.perf_counter(): not run any more after it."""
-        self.done = done
-        """Called once on the event loop, unless the caller has left."""
-        self.shape: object = None
-        """Only jobs of equal shape share a run; set where shapes vary."""
+    inputs: Inputs
+    rows: int
+    done: Callable[[Outcome], None]
+    """Called once on the event loop, unless the caller has left."""
+    caller: Caller = _SOMEONE
+    deadline: float = math.inf
+    """As time.perf_counter(): not run any more after it."""
+    size: int = 0
+    """Bytes that it holds while it waits."""
+    shape: object = None
+    """Only jobs of equal shape share a run; set where shapes vary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +214,7 @@ class Batcher:
         kept: deque[Job] = deque()
         vain: list[Job] = []
         for job in self._queue:
-            (vain if _in_vain(job, now) else kept).append(job)
+            (vain if job.caller.abandoned or now > job.deadline else kept).append(job)
         self._queue = kept
         self.waiting_rows -= sum(job.rows for job in vain)
         self._bytes -= sum(job.size for job in vain)
@@ -250,7 +247,7 @@ class Batcher:
                 break
             self.waiting_rows -= job.rows
             self._bytes -= job.size
-            if _in_vain(job, now):
+            if job.caller.abandoned or now > job.deadline:
                 self._let_go(job)
             else:
                 batch.append(job)
@@ -335,10 +332,6 @@ class Batcher:
         except Exception as error:
             with contextlib.suppress(Exception):
                 job.done(_problem(error))
-
-
-def _in_vain(job: Job, now: float) -> bool:
-    return job.caller.abandoned or now > job.deadline
 
 
 class _Run(NamedTuple):

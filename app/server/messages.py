@@ -15,32 +15,27 @@ JSON: Headers = (("content-type", "application/json"),)
 encode = msgspec.json.Encoder().encode
 
 
-class Request:
+class Request(msgspec.Struct, eq=False):
     """A request, first with its head only; the body is complete when the core is asked to handle it."""
 
-    __slots__ = ("abandoned", "body", "early", "headers", "id", "keep_alive", "method", "path", "received", "reply")
-
-    def __init__(
-        self, method: str, path: str, headers: dict[bytes, bytes], reply: Callable[[Response], None], body: bytes = b""
-    ) -> None:
-        self.method = method
-        self.path = path
-        """Without the query."""
-        self.headers = headers
-        """By lower-case name; what comes more than once is joined by commas."""
-        self.reply = reply
-        """To be called once, with the answer, at any time."""
-        self.body = body
-        self.received = 0.0
-        """When it was complete, as time.perf_counter()."""
-        self.id = b""
-        """Goes out as `x-request-id`; the core's to set."""
-        self.keep_alive = True
-        """Whether the client may send another one on its connection."""
-        self.early: Response | None = None
-        """The answer, where the head was enough to give it."""
-        self.abandoned = False
-        """Whether the client has left: there is nobody to answer."""
+    method: str
+    path: str
+    """Without the query."""
+    headers: dict[bytes, bytes]
+    """By lower-case name; what comes more than once is joined by commas. Not to be changed: requests may share them."""
+    reply: Callable[[Response], None]
+    """To be called once, with the answer, at any time."""
+    body: bytes = b""
+    received: float = 0.0
+    """When it was complete, as time.perf_counter()."""
+    id: bytes = b""
+    """Goes out as `x-request-id`; the core's to set."""
+    keep_alive: bool = True
+    """Whether the client may send another one on its connection."""
+    early: Response | None = None
+    """The answer, where the head was enough to give it."""
+    abandoned: bool = False
+    """Whether the client has left: there is nobody to answer."""
 
     def header(self, name: bytes) -> str | None:
         """A header's value by its lower-case name."""

@@ -57,19 +57,17 @@ class Predictor:
     def predict(self, request: Request) -> None:
         """POST /predict."""
         rows = self._decoder.decode(request.body)
-        self._submit(request, Job(rows.tensors, rows.count, partial(self._predicted, request, rows)))
+        self._submit(request, rows.tensors, rows.count, partial(self._predicted, request, rows))
 
     def infer(self, request: Request) -> None:
         """POST /v2/models/{name}/infer."""
         asked = self.protocol.decode(request.body, request.header(b"inference-header-content-length"))
-        self._submit(request, Job(asked.inputs, asked.rows, partial(self._inferred, request, asked)))
+        self._submit(request, asked.inputs, asked.rows, partial(self._inferred, request, asked))
 
-    def _submit(self, request: Request, job: Job) -> None:
-        job.caller = request
-        job.size = len(request.body)
+    def _submit(self, request: Request, inputs: Inputs, rows: int, done: Callable[[Outcome], None]) -> None:
         timeout = request.headers.get(b"x-request-timeout-ms")
-        job.deadline = request.received + (self._timeout_seconds if timeout is None else _seconds(timeout))
-        self._batcher.submit(job)
+        deadline = request.received + (self._timeout_seconds if timeout is None else _seconds(timeout))
+        self._batcher.submit(Job(inputs, rows, done, request, deadline, len(request.body)))
 
     def _predicted(self, request: Request, rows: Rows, outcome: Outcome) -> None:
         if isinstance(outcome, Problem):
