@@ -16,7 +16,7 @@ from infra.target import hold
 
 root = Path(__file__).parent
 settings = config.load(root)
-release = stage(root / "app", root / settings.common.model, Path(".build", settings.stack))
+release = stage(root / "app", root / settings.common.model, Path(".build", settings.stack), settings.image.extras)
 hold("Target", settings.common.target)
 
 # Each target imports only what it needs: `local` no cloud SDK, `kubernetes` no AWS.

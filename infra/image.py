@@ -85,9 +85,14 @@ class ModelImage(pulumi.ComponentResource):
     def _build(self, name: str, args: ModelImageArgs) -> pulumi.Output[str]:
         if args.repository_url is None:
             raise pulumi.RunError("an image needs a repository to be pushed to, or give a prebuilt one with `image`")
+        if args.release.needs_torch and "torch" not in args.settings.extras:
+            raise pulumi.RunError(
+                "the model is model.pt2, which the image cannot run without PyTorch: package it as ONNX, or\n"
+                "  pulumi config set --path 'extras[0]' torch && pulumi config set memory 2Gi"
+            )
         repository = pulumi.Output.from_input(args.repository_url)
         platform = f"linux/{args.settings.architecture}"
-        build_args = {"BASE_IMAGE": args.settings.base_image} if args.settings.base_image else {}
+        build_args = _build_args(args.settings)
         context = args.release.path.as_posix()
         tag = tag_to_push(content_tag(args.release, platform, build_args), args.pushed, datetime.now(UTC))
         registry = None
@@ -114,6 +119,12 @@ class ModelImage(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self),
         )
         return pulumi.Output.all(image.repo_digest, repository).apply(_reference_of)
+
+
+def _build_args(settings: ImageSettings) -> dict[str, str]:
+    """What the Dockerfile is told; nothing where it is to keep its defaults."""
+    told = {"BASE_IMAGE": settings.base_image or "", "EXTRAS": " ".join(sorted(settings.extras))}
+    return {name: value for name, value in told.items() if value}
 
 
 def tag_to_push(content: str, pushed: str | None, now: datetime) -> str:

@@ -9,7 +9,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, cast
@@ -17,7 +17,7 @@ from typing import Any, NoReturn, cast
 import pulumi
 
 APP_FILES = ("Dockerfile", "requirements.lock")
-"""Files of the app folder that ship, besides `server/`."""
+"""Files of the app folder that ship, besides `server/` and the lock files of extras."""
 
 MAX_FILE_BYTES = 2 * 1024**3
 """protobuf's own limit, so that of an ONNX file too."""
@@ -51,15 +51,18 @@ class Release:
     """Valid as the value of a Kubernetes label."""
     example: str
     """JSON body of a prediction that must succeed: what proves an endpoint."""
+    needs_torch: bool = False
+    """Whether the model is a PyTorch program, which only an image with PyTorch can run."""
 
 
-def stage(app: Path, model: Path, into: Path) -> Release:
+def stage(app: Path, model: Path, into: Path, extras: Iterable[str] = ()) -> Release:
     """Make `into` hold exactly the app and, as `model/`, the model folder; a file that is right already is left alone.
 
-    Hidden files and byte code do not ship. Raises `ReleaseError` before it changes anything when the sources are wrong.
+    Of each of `extras` the lock file, requirements-<extra>.lock, ships as well. Hidden files and byte code do not ship.
+    Raises `ReleaseError` before it changes anything when the sources are wrong.
     """
     _keep_apart(into, app, model)
-    sources = _sources(app, model)
+    sources = _sources(app, model, [*APP_FILES, *(f"requirements-{extra}.lock" for extra in extras)])
     name, version, example = _describe(model)
     into.mkdir(parents=True, exist_ok=True)
     _remove_others(into, keep=set(sources))
@@ -75,7 +78,14 @@ def stage(app: Path, model: Path, into: Path) -> Release:
         except OSError as error:
             raise ReleaseError(source, f"cannot be staged: {error.strerror}") from None
         total.update(os.fsencode(str(path)) + (b"\0x" if executable else b"\0-") + digest)
-    return Release(path=into, content_hash=total.hexdigest(), model_name=name, model_version=version, example=example)
+    return Release(
+        path=into,
+        content_hash=total.hexdigest(),
+        model_name=name,
+        model_version=version,
+        example=example,
+        needs_torch=PurePosixPath("model/model.onnx") not in sources,
+    )
 
 
 def _keep_apart(into: Path, *sources: Path) -> None:
@@ -89,17 +99,18 @@ def _keep_apart(into: Path, *sources: Path) -> None:
             raise ReleaseError(source, f"overlaps {into}, which staging empties; use another folder")
 
 
-def _sources(app: Path, model: Path) -> dict[PurePosixPath, Path]:
+def _sources(app: Path, model: Path, app_files: Iterable[str]) -> dict[PurePosixPath, Path]:
     """Every file that ships, by its staged path."""
-    found = {PurePosixPath(name): _checked(app / name) for name in APP_FILES}
+    found = {PurePosixPath(name): _checked(app / name) for name in app_files}
     for folder, prefix in ((app / "server", "server"), (model, "model")):
         if not folder.is_dir():
             raise ReleaseError(folder, "must be a folder" if folder.exists() else "this folder does not exist")
         for file in _walk(folder):
             found[PurePosixPath(prefix, *file.relative_to(folder).parts)] = file
-    for name in ("model.json", "model.onnx"):
-        if PurePosixPath("model", name) not in found:
-            raise ReleaseError(model / name, "this file does not exist; a model folder holds model.onnx and model.json")
+    for names in (("model.json",), ("model.onnx", "model.pt2")):
+        if not any(PurePosixPath("model", name) in found for name in names):
+            rule = "this file does not exist; a model folder holds model.json and model.onnx (or model.pt2)"
+            raise ReleaseError(model / names[0], rule)
     return found
 
 

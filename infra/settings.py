@@ -213,6 +213,10 @@ class ImageSettings(Group):
     """Build argument BASE_IMAGE; None keeps the Dockerfile's own."""
     architecture: Annotated[Architecture, Rule("amd64 or arm64", "arm64")]
     """Of the image and of the nodes that run it."""
+    extras: Annotated[
+        tuple[str, ...], Rule("a list of otel and torch", '["torch"]', _each({"otel", "torch"}.__contains__))
+    ]
+    """Build argument EXTRAS: each is a lock file of the app, requirements-<extra>.lock."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ IMAGE = "docker:index/image:Image"
 RELEASE = Release(
     path=Path(".build/dev/image"), content_hash="c" * 64, model_name="iris", model_version="1", example="{}"
 )
-SETTINGS = ImageSettings(image=None, base_image=None, architecture="arm64")
+SETTINGS = ImageSettings(image=None, base_image=None, architecture="arm64", extras=())
 ARGS = ModelImageArgs(
     settings=SETTINGS, release=RELEASE, repository_url=REPOSITORY, server="registry.example.com",
     username="robot", password="registry-password",
@@ -72,6 +72,24 @@ def test_the_image_on_the_wire() -> None:
 
 def test_no_base_image_leaves_the_dockerfiles_own() -> None:
     assert build(ARGS).one(IMAGE).inputs["build"]["args"] == {}
+
+
+def test_extras_are_a_build_argument_in_any_order() -> None:
+    runs = [
+        build(replace(ARGS, settings=replace(SETTINGS, extras=extras)))
+        for extras in (("torch", "otel"), ("otel", "torch"))
+    ]
+    first, second = (run.one(IMAGE).inputs for run in runs)
+    assert first["build"]["args"] == {"EXTRAS": "otel torch"}
+    assert first["imageName"].partition("-")[0] == second["imageName"].partition("-")[0]
+
+
+def test_a_pytorch_program_needs_an_image_with_pytorch() -> None:
+    args = replace(ARGS, release=replace(RELEASE, needs_torch=True))
+    with pytest.raises(pulumi.RunError, match="extras"):
+        build(args)
+    assert build(replace(args, settings=replace(SETTINGS, extras=("torch",)))).one(IMAGE)
+    assert not build(replace(args, settings=replace(SETTINGS, image=f"team/other@{DIGEST}"))).all(IMAGE)
 
 
 def test_without_a_user_name_the_machines_own_login_is_used() -> None:

@@ -82,6 +82,24 @@ def test_what_ships_is_app_and_model_and_nothing_else(sources: Sources) -> None:
     assert os.access(sources.into / "server/inner/run.sh", os.X_OK)
 
 
+def test_the_lock_files_of_extras_ship_with_them_only(sources: Sources) -> None:
+    (sources.app / "requirements-torch.lock").write_text("torch==2\n")
+    without = sources.stage()
+    found = stage(sources.app, sources.model, sources.into, ["torch"])
+    assert "requirements-torch.lock" in sources.staged()
+    assert found.content_hash != without.content_hash
+
+    with pytest.raises(ReleaseError, match=r"requirements-otel\.lock: this file does not exist"):
+        stage(sources.app, sources.model, sources.into, ["otel"])
+
+
+def test_a_model_may_be_a_pytorch_program(sources: Sources) -> None:
+    assert not sources.stage().needs_torch
+    (sources.model / "model.onnx").rename(sources.model / "model.pt2")
+    assert sources.stage().needs_torch
+    assert "model/model.pt2" in sources.staged()
+
+
 def test_the_hash_is_that_of_another_clone_with_other_times_and_umask(sources: Sources, tmp_path: Path) -> None:
     other = make(tmp_path / "two" / "deeper")
     for file in other.root.rglob("*.*"):
