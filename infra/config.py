@@ -18,7 +18,7 @@ import pulumi
 import yaml
 from pulumi.runtime import config as runtime_config
 
-from infra.settings import Group, Rule, Secret, Settings, Target
+from infra.settings import Group, Rule, Secret, Settings, Target, variable_problem
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,10 @@ class Key:
     def secret(self) -> bool:
         return self.kind == Secret | None
 
+    @property
+    def is_map(self) -> bool:
+        return self.kind == Mapping[str, str]
+
     def parse(self, text: str) -> Any:
         """The typed value of the engine's `text`; raises ValueError where it is not what the rule says.
 
@@ -96,9 +100,28 @@ def _parse(kind: Any, text: str) -> Any:
         if not isinstance(items, list) or not all(isinstance(item, str) for item in cast(list[Any], items)):
             raise ValueError(text)
         return tuple(cast(list[str], items))
+    if kind == Mapping[str, str]:
+        entries = _entries(text)
+        if not all(isinstance(value, str) for value in entries.values()):
+            raise ValueError(text)
+        return entries
     if text not in get_args(kind):
         raise ValueError(text)
     return text
+
+
+def _entries(text: str) -> dict[str, Any]:
+    """A JSON object's entries by name; numbers, true and false as the text that they are written as."""
+    found = json.loads(text, parse_int=str, parse_float=str, parse_constant=_no_number)
+    if not isinstance(found, dict):
+        raise ValueError(text)  # noqa: TRY004 - what every wrong value raises
+    entries = sorted(cast(dict[str, Any], found).items())
+    return {name: json.dumps(value) if isinstance(value, bool) else value for name, value in entries}
+
+
+def _no_number(text: str) -> Any:
+    """NaN and Infinity, which JSON does not have."""
+    raise ValueError(text)
 
 
 def _camel(name: str) -> str:
@@ -169,9 +192,13 @@ def read(
         try:
             values[name] = key.parse(text)
         except ValueError:
-            problems.append(Problem(name, _shown(text, hidden), f"must be {key.rule.text}", _set(key)))
+            entries = _wrong_entries(key, text, hidden)
+            problems += entries or [Problem(name, _shown(text, hidden), f"must be {key.rule.text}", _set(key))]
         if key.secret and text and name not in secrets:
             problems.append(Problem(name, _shown(text, hidden), "is a secret in plain text", _set(key)))
+        if key.is_map and name in secrets:
+            rule = "must not hold a secret: everyone who may see the process or the pods sees what it holds"
+            problems.append(Problem(name, "[hidden]", rule, f"pulumi config rm --path '{name}.<name of the secret>'"))
     if not any(problem.key == "target" for problem in problems):
         broken = {problem.key for problem in problems}
         given = Given(raw, secrets, values, {name for name, key in keys.items() if values[name] != key.default})
@@ -213,7 +240,28 @@ def _is_document(text: str) -> bool:
 
 
 def _set(key: Key) -> str:
+    if key.is_map:  # as text it would be lost when a path below it is set
+        [(name, value)] = _entries(key.rule.example).items()
+        return f"pulumi config set --path {key.name}.{name} {shlex.quote(value)}"
     return f"pulumi config set {'--secret ' if key.secret else ''}{key.name} {shlex.quote(key.rule.example)}"
+
+
+def _wrong_entries(key: Key, text: str, hidden: bool) -> list[Problem]:
+    """What is wrong with the single entries of a map; nothing when it is no map at all."""
+    try:
+        entries = _entries(text) if key.is_map else {}
+    except ValueError:
+        return []
+    problems: list[Problem] = []
+    for name, value in entries.items():
+        rule = variable_problem(name, value)
+        if rule:
+            shown = _shown(value if isinstance(value, str) else json.dumps(value), hidden)
+            plain = name.isidentifier()
+            path = shlex.quote(f"{key.name}.{name}" if plain else f"{key.name}[{json.dumps(name)}]")
+            mends = f"set --path {path} <value>" if rule.startswith("must be") else f"rm --path {path}"
+            problems.append(Problem(f"{key.name}.{name}", shown, rule, f"pulumi config {mends}"))
+    return problems
 
 
 def _strangers(keys: Mapping[str, Key], given: Given) -> list[Problem]:

@@ -16,7 +16,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pulumi
@@ -45,7 +45,7 @@ _MAX_ANSWER_BYTES = 1024 * 1024
 _SHOWN = 500
 """Characters of an answer that an error shows."""
 
-_CHECKED_AGAIN = ("url", "release", "readiness_path", "example", "key_generation")
+_CHECKED_AGAIN = ("url", "release", "readiness_path", "example", "environment", "key_generation")
 """Inputs whose change asks the endpoint again; a new deadline or kubeconfig does not."""
 
 
@@ -77,6 +77,8 @@ class EndpointCheckArgs:
     readiness_path: str
     example: str
     """JSON body of the prediction."""
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The server's: a change asks the endpoint again."""
     timeout_seconds: int
     settle_seconds: int = 0
     """How long after a change replicas of the version before may still be reached: in that time a refusal of the
@@ -107,6 +109,7 @@ class EndpointCheckArgs:
             release=release.content_hash if deployed is None else deployed,
             readiness_path=settings.service.readiness_path,
             example=common.example or release.example,
+            environment=common.environment,
             timeout_seconds=common.endpoint_timeout_seconds,
             settle_seconds=settle_seconds,
             api_key=common.api_key.output() if common.api_key else None,
@@ -140,6 +143,8 @@ class EndpointCheck(Resource, module="endpoint", name="EndpointCheck"):
             "model_name": None,
             "model_version": None,
         }
+        if args.environment:
+            props["environment"] = dict(args.environment)
         for key, value in (("api_key", args.api_key), ("kubeconfig", args.kubeconfig)):
             if value is not None:
                 props[key] = pulumi.Output.secret(value)
@@ -187,7 +192,7 @@ def _checked(props: Mapping[str, Any], settle: float) -> dict[str, Any]:
         api_key=props.get("api_key"),
         details=lambda: _cluster_details(props.get("kubeconfig"), props.get("namespace")),
     )
-    kept = {key: props[key] for key in _CHECKED_AGAIN}
+    kept = {key: props[key] for key in _CHECKED_AGAIN if key in props}
     return {**kept, "model_name": model_name, "model_version": model_version}
 
 

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from infra.settings import LocalSettings, Settings
 SERVING = "serving"
 """The `status` of a process that is up."""
 
-_IDENTITY = ("release", "port", "python", "supervisor")
+_IDENTITY = ("release", "port", "environment", "python", "supervisor")
 """The inputs that, with the API key, make one run differ from another."""
 
 _PATIENCE = supervisor.READY_SECONDS + supervisor.STOP_SECONDS + 30
@@ -55,7 +56,7 @@ def _deviation(inputs: dict[str, Any]) -> str:
         key = (run / "api-key").read_text() if (run / "api-key").exists() else ""
     except OSError:
         return "is not running"
-    changed = [name for name, value in _wanted(inputs).items() if spec[name] != value]
+    changed = [name for name, value in _wanted(inputs).items() if spec.get(name) != value]
     if key != (inputs.get("api_key") or ""):
         changed.append("api_key")
     return f"runs with another {' and '.join(changed)}" if changed else ""
@@ -200,6 +201,8 @@ class LocalServiceArgs:
     """Its port."""
     release: Release
     """The staged app and model; the process gets a copy of them, and a new content hash is a new process."""
+    environment: Mapping[str, str]
+    """Variables for the server, besides those that its supervisor sets; another value is a new process."""
     api_key: pulumi.Output[str] | None
     """Key that predictions must carry; None: open to every user of this machine."""
     state_dir: Path
@@ -212,6 +215,7 @@ class LocalServiceArgs:
         return cls(
             settings=settings.local,
             release=release,
+            environment=settings.common.environment,
             api_key=key.output() if key else None,
             state_dir=Path(".local", settings.stack),
         )
@@ -236,6 +240,7 @@ class LocalService(pulumi.ComponentResource):
                 "release": args.release.content_hash,
                 "release_path": str(args.release.path),
                 "port": args.settings.port,
+                "environment": dict(args.environment),
                 "python": f"{sys.executable} {platform.python_version()}",
                 "supervisor": hashlib.sha256(Path(supervisor.__file__).read_bytes()).hexdigest(),
                 "api_key": pulumi.Output.secret(args.api_key) if args.api_key else None,

@@ -49,6 +49,8 @@ class ModelServiceArgs:
     """For the pods' version label; empty: none, as for a prebuilt image."""
     api_key: pulumi.Input[str] | None
     """Mounted as a file that the server reads; a new key rolls the pods. None: predictions are open."""
+    environment: Mapping[str, str]
+    """Variables for the server, besides those that are set here; another value rolls the pods."""
     pull_secret: pulumi.Input[str] | None = None
     """Text of the Docker config with which the image is pulled. None: the nodes may pull it as they are."""
     load_balancer: LoadBalancer
@@ -70,6 +72,7 @@ class ModelServiceArgs:
             stack=settings.stack,
             model_version="" if settings.image.image else release.model_version,
             api_key=key.output() if key else None,
+            environment=settings.common.environment,
             pull_secret=platform.pull_secret,
             load_balancer=platform.load_balancer,
             https=platform.domain is not None,
@@ -322,12 +325,14 @@ def _container(args: ModelServiceArgs, drain: int, *, with_key: bool) -> k8s.cor
     if with_key:
         env["API_KEY_FILE"] = f"{_KEY_FOLDER}/{_KEY_FILE}"
         mounts.append(k8s.core.v1.VolumeMountArgs(name="api-key", mount_path=_KEY_FOLDER, read_only=True))
+    # Kubernetes takes `$$` for `$`, and `$(NAME)` for a variable: doubled, a value is what it is on every target.
+    given = {name: value.replace("$", "$$") for name, value in sorted(args.environment.items())}
     return k8s.core.v1.ContainerArgs(
         name="server",
         image=args.image,
         image_pull_policy="IfNotPresent",  # a digest is never stale
         ports=[k8s.core.v1.ContainerPortArgs(name="http", container_port=CONTAINER_PORT, protocol="TCP")],
-        env=[k8s.core.v1.EnvVarArgs(name=key, value=value) for key, value in env.items()],
+        env=[k8s.core.v1.EnvVarArgs(name=key, value=value) for key, value in {**env, **given}.items()],
         resources=_resources(settings),
         startup_probe=_probe(
             settings.readiness_path,

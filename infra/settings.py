@@ -8,7 +8,7 @@ module's names when `get_type_hints` evaluates them.
 import ipaddress
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -92,6 +92,40 @@ def _is_json_object(value: str) -> bool:
         return False
 
 
+SET_BY_PROGRAM = frozenset(
+    {
+        "API_KEY_FILE",
+        "DRAIN_SECONDS",
+        "GRACE_SECONDS",
+        "HOST",
+        "LISTEN_FD",
+        "MODEL_DIR",
+        "PATH",
+        "PORT",
+        "READY_FD",
+    }
+)
+"""The server's variables that no config may set, and PYTHON* with them: where it listens, what it serves, how it ends.
+
+The tests hold it against what `infra/service.py` and `infra/supervisor.py` set.
+"""
+
+
+def variable_problem(name: str, value: object) -> str:
+    """What is wrong with an environment variable of the server, to follow its name; empty: nothing."""
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):
+        return "must have a name of capital letters, digits and _, not starting with a digit"
+    if name in SET_BY_PROGRAM or name.startswith("PYTHON"):
+        return "is set by the program itself"
+    if not isinstance(value, str) or "\0" in value:
+        return "must be a string, a number, true or false"
+    return ""
+
+
+def _is_environment(values: Mapping[str, str]) -> bool:
+    return not any(variable_problem(name, value) for name, value in values.items())
+
+
 RETENTION_DAYS = frozenset(
     {1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653}
 )
@@ -139,6 +173,14 @@ Retention = Annotated[
         RETENTION_DAYS.__contains__,
     ),
 ]
+Environment = Annotated[
+    Mapping[str, str],
+    Rule(
+        "a map of names in capitals to strings, numbers, true or false",
+        '{"LOG_LEVEL": "debug"}',
+        _is_environment,
+    ),
+]
 Architecture = Literal["amd64", "arm64"]
 
 
@@ -164,6 +206,8 @@ class CommonSettings(Group):
         Secret | None,
         Rule("16 to 4096 printable characters without spaces", "<key>", _matches(r"[!-~]{16,4096}")),
     ]
+    environment: Environment
+    """Every value is text by now; in the order of the names."""
     endpoint_timeout_seconds: Seconds
 
 

@@ -30,7 +30,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -203,6 +203,20 @@ class _Log:
         self.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} supervisor {os.getpid()}: {text}\n".encode())
 
 
+def server_environment(given: Mapping[str, str], listener: int, ready: int, api_key: Path) -> dict[str, str]:
+    """What a server is told: what is `given` goes before what is inherited, and the contract with it before both."""
+    return {
+        **os.environ,
+        **given,
+        "PYTHONUNBUFFERED": "1",
+        "LISTEN_FD": str(listener),
+        "READY_FD": str(ready),
+        "DRAIN_SECONDS": str(DRAIN_SECONDS),
+        "GRACE_SECONDS": str(GRACE_SECONDS),
+        **({"API_KEY_FILE": str(api_key)} if api_key.exists() else {}),
+    }
+
+
 class _Server:
     """One process of the app."""
 
@@ -214,20 +228,11 @@ class _Server:
         self._output = asyncio.create_task(self._copy_output())
 
     @classmethod
-    async def start(cls, release: Path, listener: socket.socket, log: _Log) -> _Server:
+    async def start(cls, release: Path, given: Mapping[str, str], listener: socket.socket, log: _Log) -> _Server:
         """Start the app of `release` on `listener`; it holds server.pid from its first moment."""
         ready_pipe, ready = os.pipe()
         lock = _claim(Path("server.pid"))
-        api_key = Path("api-key").resolve()
-        environment = {
-            **os.environ,
-            "PYTHONUNBUFFERED": "1",
-            "LISTEN_FD": str(listener.fileno()),
-            "READY_FD": str(ready),
-            "DRAIN_SECONDS": str(DRAIN_SECONDS),
-            "GRACE_SECONDS": str(GRACE_SECONDS),
-            **({"API_KEY_FILE": str(api_key)} if api_key.exists() else {}),
-        }
+        environment = server_environment(given, listener.fileno(), ready, Path("api-key").resolve())
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "server", cwd=release, env=environment,
@@ -290,8 +295,9 @@ class _Server:
 class _Supervisor:
     """A server that is started again whenever it ends, until `stop`."""
 
-    def __init__(self, release: Path, listener: socket.socket, log: _Log) -> None:
+    def __init__(self, release: Path, environment: Mapping[str, str], listener: socket.socket, log: _Log) -> None:
         self._release = release
+        self._environment = environment
         self._listener = listener
         self._log = log
         self._server: _Server | None = None
@@ -300,7 +306,7 @@ class _Supervisor:
 
     async def start(self) -> None:
         """Start the server and return when it is ready, or raise StartError."""
-        self._server = await _Server.start(self._release, self._listener, self._log)
+        self._server = await _Server.start(self._release, self._environment, self._listener, self._log)
         await self._server.ready()
         self._serving = True
 
@@ -368,7 +374,7 @@ async def _supervise(state: Path, kept_port: int) -> None:
         listener = _take_listener(before)
     listener = listener or _listen(spec["port"], kept_port)
     log = _Log(state / LOG)
-    supervisor = _Supervisor(state / "releases" / spec["release"], listener, log)
+    supervisor = _Supervisor(state / "releases" / spec["release"], spec["environment"], listener, log)
     log.note(f"starting release {spec['release'][:12]} on port {listener.getsockname()[1]}")
     try:
         await supervisor.start()

@@ -19,7 +19,7 @@ def row(key: Key) -> str:
     """One line of the table."""
     is_list = isinstance(key.default, tuple)
     default = ", ".join(cast(tuple[str, ...], key.default)) if is_list else str(key.default)
-    default = {"None": "", "True": "true", "False": "false"}.get(default, default)
+    default = {"None": "", "{}": "", "True": "true", "False": "false"}.get(default, default)
     targets = ", ".join(sorted(key.targets, key=("local", "kubernetes", "eks").index))
     rule = "secret: " + key.rule.text if key.secret else key.rule.text
     shown = f"`{default}`" if default else ""

@@ -71,7 +71,7 @@ def _number(kind: Callable[[str], T], low: float, high: float, what: str) -> Cal
         except ValueError:
             value = None
         if value is None or not low <= value <= high:  # pyright: ignore[reportOperatorIssue]
-            raise ValueError(f"must be {what} from {low:g} to {high:g}")
+            raise ValueError(f"must be {what} from {low} to {high}")
         return value
 
     return parse

@@ -48,6 +48,7 @@ service = LocalService(
     LocalServiceArgs(
         settings=LocalSettings(port=config.get_int("port") or 0),
         release=stage(Path("app"), Path("app/model"), Path(".build", stack, "image")),
+        environment={name: str(value) for name, value in (config.get_object("environment") or {}).items()},
         api_key=pulumi.Output.from_input(key) if key else None,
         state_dir=Path(".local", stack),
     ),

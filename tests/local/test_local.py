@@ -56,6 +56,33 @@ def test_a_change_under_load_drops_no_request(stack: Stack, change, old: str, ne
     assert len(list(stack.state.glob("releases/*"))) == len(supervisor.runs(stack.state)) == 1
 
 
+def test_the_environment_reaches_the_server_and_another_one_replaces_it(stack: Stack) -> None:
+    url, before = stack.url, stack.pids()
+    assert predict(url, TWO_ROWS)[0] == 200
+    stack.pulumi("config", "set", "--path", "environment.MAX_ROWS", "1")
+    assert "~ 1 to update" in stack.pulumi("preview")
+    stack.up()
+    assert (predict(url)[0], predict(url, TWO_ROWS)[0]) == (200, 413)
+    assert not any(alive(pid) for pid in before)
+
+    limited = stack.pids()
+    os.kill(limited[1], signal.SIGKILL)
+    assert predict(url, TWO_ROWS)[0] == 413  # as it was deployed, also when its supervisor starts it again
+    eventually(lambda: supervisor.ask(stack.state / "current").serving)
+    stack.up("--expect-no-changes")
+    assert stack.pids()[0] == limited[0]
+
+    stack.pulumi("config", "set", "--path", "environment.MAX_ROWS", "none")
+    said = stack.up(fails=True)
+    assert "MAX_ROWS='none' must be a whole number" in said
+    assert predict(url, TWO_ROWS)[0] == 413
+
+    stack.pulumi("config", "set", "--path", "environment.MAX_ROWS", "2")
+    stack.up()
+    assert (stack.url, predict(url, TWO_ROWS)[0]) == (url, 200)
+    assert not any(alive(pid) for pid in limited)
+
+
 def test_a_killed_server_is_started_again_by_itself(stack: Stack) -> None:
     url, (keeper, server) = stack.url, stack.pids()
     os.kill(server, signal.SIGKILL)

@@ -50,7 +50,7 @@ def deploy(tmp_path: Path, state: Path) -> Deploy:
         (source / "server" / "__main__.py").write_text(code)
         inputs = {
             "state_dir": str(state), "release": f"hash{abs(hash(code))}", "release_path": str(source),
-            "port": float(port), "python": "3", "supervisor": "1",
+            "port": float(port), "environment": {}, "python": "3", "supervisor": "1",
         }  # fmt: skip
         local._deploy(inputs, kept)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from infra.config import ConfigError, _set, catalog, read
-from infra.settings import Secret, Settings
+from infra.settings import SET_BY_PROGRAM, Secret, Settings
 
 ROOT = Path(__file__).parents[2]
 EKS = {"target": "eks", "owner": "ml-team", "costCenter": "experiments", "publicAccessCidrs": '["203.0.113.7/32"]'}
@@ -120,6 +120,9 @@ def test_every_command_that_sets_a_value_sets_a_good_one() -> None:
         if "<" in key.rule.example:  # to be filled in
             continue
         *_, given, value = shlex.split(_set(key))
+        if key.is_map:
+            given, _, entry = given.partition(".")
+            value = json.dumps({entry: value})
         assert given == name
         key.parse(value)
 
@@ -154,6 +157,61 @@ def test_a_secret_in_plain_text_is_refused_and_never_shown() -> None:
     assert KEY not in str(caught.value)
     assert "pulumi config set --secret apiKey" in str(caught.value)
     assert settings({"apiKey": KEY}, {"apiKey"}).common.api_key == Secret(KEY)
+
+
+@pytest.mark.parametrize("target", [{}, KUBERNETES, EKS], ids=["local", "kubernetes", "eks"])
+def test_the_environment_becomes_text_as_it_was_written_in_the_order_of_the_names(target: dict[str, str]) -> None:
+    text = '{"Z": "a b", "Y": 5, "X": 0.50, "W": true, "V": false, "_U1": "", "T": -12345678901234567890, "S": "007"}'
+    found = settings({**target, "environment": text}).common.environment
+    assert list(found.items()) == [
+        ("S", "007"), ("T", "-12345678901234567890"), ("V", "false"), ("W", "true"), ("X", "0.50"), ("Y", "5"),
+        ("Z", "a b"), ("_U1", ""),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["debug", "[]", '["LOG_LEVEL"]', "5", "null", '{"A": NaN}', '{"A": -Infinity}'])
+def test_an_environment_that_is_no_map_is_refused(text: str) -> None:
+    _, rule, command = problems({"environment": text})["environment"]
+    assert rule == "must be a map of names in capitals to strings, numbers, true or false"
+    assert command == "pulumi config set --path environment.LOG_LEVEL debug"
+
+
+@pytest.mark.parametrize("name", [*sorted(SET_BY_PROGRAM), "PYTHONPATH", "PYTHONUNBUFFERED"])
+def test_a_variable_that_the_program_sets_is_refused(name: str) -> None:
+    found = problems({"environment": json.dumps({name: "x y", "LOG_LEVEL": "debug"})})
+    command = f"pulumi config rm --path environment.{name}"
+    assert found == {f"environment.{name}": ('"x y"', "is set by the program itself", command)}
+
+
+@pytest.mark.parametrize("name", ["log_level", "1ST", "A-B", "a.b", "", "É", "A\n", 'A"'])
+def test_a_variable_of_another_name_is_refused(name: str) -> None:
+    [(key, (value, rule, command))] = problems({"environment": json.dumps({name: 5})}).items()
+    assert key == f"environment.{name}"
+    assert value == '"5"'
+    assert rule == "must have a name of capital letters, digits and _, not starting with a digit"
+    path = shlex.split(command)[-1]
+    assert path in (f"environment.{name}", f"environment[{json.dumps(name)}]")
+
+
+@pytest.mark.parametrize("value", [None, [1], {"B": 1}, "a\0b"])
+def test_a_variable_that_is_not_text_is_refused(value: Any) -> None:
+    [(key, (_, rule, command))] = problems({"environment": json.dumps({"A": value})}).items()
+    assert (key, rule) == ("environment.A", "must be a string, a number, true or false")
+    assert command == "pulumi config set --path environment.A <value>"
+
+
+def test_every_wrong_variable_is_named_in_one_error() -> None:
+    found = problems({"environment": '{"PORT": 1, "max_rows": 5, "A": [], "LOG_LEVEL": "debug"}', "port": "x"})
+    assert set(found) == {"environment.PORT", "environment.max_rows", "environment.A", "port"}
+
+
+@pytest.mark.parametrize("text", ['{"TOKEN": "hush"}', '{"PORT": "hush"}', "hush"])
+def test_a_secret_in_the_environment_is_refused_and_never_shown(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        settings({"environment": text}, {"environment"})
+    assert "hush" not in str(caught.value)
+    assert "must not hold a secret" in str(caught.value)
+    assert "pulumi config rm --path 'environment.<name of the secret>'" in str(caught.value)
 
 
 def test_a_weak_api_key_is_refused_and_never_shown() -> None:

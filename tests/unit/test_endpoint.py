@@ -386,6 +386,7 @@ CHANGES: dict[str, tuple[dict[str, Any], bool]] = {
     "no key": ({"api_key": None}, True),
     "the deadline": ({"timeout_seconds": 900.0}, False),
     "the settling time": ({"settle_seconds": 120.0}, False),
+    "the environment": ({"environment": {"MAX_ROWS": "1"}}, True),
     "the kubeconfig": ({"kubeconfig": "new token"}, False),
 }
 

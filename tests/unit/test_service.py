@@ -11,7 +11,7 @@ import pytest
 
 from infra.load_balancer import nlb, plain
 from infra.service import ModelService, ModelServiceArgs, NoAddressError, burst
-from infra.settings import ServiceSettings
+from infra.settings import SET_BY_PROGRAM, ServiceSettings
 from tests.unit import mocked
 
 IMAGE = f"registry.example.com/team/model@sha256:{'a' * 64}"
@@ -26,6 +26,7 @@ ARGS = ModelServiceArgs(
     stack="dev",
     model_version="7",
     api_key=None,
+    environment={},
     load_balancer=nlb(health_path="/ready"),
     https=False,
     node_selector={"pool": "model"},
@@ -289,6 +290,23 @@ def test_the_api_key_is_an_immutable_secret_in_a_file_that_the_server_can_read()
     assert environment(args)["API_KEY_FILE"] == "/var/run/secrets/model-endpoint/api-key"
     others = [r for r in run.resources if r is not secret]
     assert KEY not in str(others)
+
+
+def test_the_environment_of_the_config_is_told_by_name_and_rolls_the_pods() -> None:
+    args = replace(ARGS, api_key=KEY, environment={"QUEUE_SECONDS": "2", "LOG_LEVEL": "debug"})
+    assert list(environment(args))[-2:] == ["LOG_LEVEL", "QUEUE_SECONDS"]
+    assert environment(args) == {**environment(replace(ARGS, api_key=KEY)), "QUEUE_SECONDS": "2", "LOG_LEVEL": "debug"}
+    before, after = build(replace(ARGS, api_key=KEY)), build(args)
+    changed = [a.name for b, a in zip(before.resources, after.resources, strict=True) if a.inputs != b.inputs]
+    assert changed == ["model-deployment"]
+
+
+def test_what_kubernetes_would_replace_in_a_variable_stays_what_it_is() -> None:
+    assert environment(replace(ARGS, environment={"A": "$(PORT) $$ $HOME"}))["A"] == "$$(PORT) $$$$ $$HOME"
+
+
+def test_every_variable_that_is_set_here_is_refused_in_the_config() -> None:
+    assert set(environment(replace(ARGS, api_key=KEY))) <= SET_BY_PROGRAM
 
 
 def test_without_a_key_there_is_no_secret(run: Run) -> None:
