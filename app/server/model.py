@@ -22,10 +22,8 @@ _MOST_INLINE_ROWS = 256
 _MOST_ROWS = 1024
 _LONGEST_RUN_SECONDS = 0.1
 """Of a batch that is gathered: who comes next must not wait longer for the sake of throughput."""
-_HAND_OVER_SECONDS = 0.0005
-"""What a run costs besides: to the inference thread and back, and what is done once a batch."""
-_NOT_WORTH_IT = 1.02
-"""So much more time a row is accepted for a smaller batch."""
+_NEARLY = 1.05
+"""A larger batch may take so much more time a row, because it saves what a run costs besides."""
 _SEARCH_SECONDS = 0.3
 """For measuring, at the start."""
 
@@ -152,15 +150,18 @@ class Model:
         while size <= most:
             self.best_rows = size
             seconds[size] = latest = self._seconds(row, size)
-            if latest <= _INLINE_SECONDS and size <= _MOST_INLINE_ROWS and not self.prepares:
-                self.inline_rows = size
             if latest * 2 > _LONGEST_RUN_SECONDS or time.perf_counter() + latest * 4 > search_ends:
                 break
             size *= 2
-        per_row = {rows: (taken + _HAND_OVER_SECONDS) / rows for rows, taken in seconds.items()}
+        for size, before in seconds.items():  # once more, in case another process has been in the way
+            if time.perf_counter() + before < search_ends:
+                seconds[size] = min(before, self._seconds(row, size))
+        inline = [rows for rows, taken in seconds.items() if taken <= _INLINE_SECONDS and rows <= _MOST_INLINE_ROWS]
+        self.inline_rows = 0 if self.prepares else max(inline, default=0)
+        per_row = {rows: taken / rows for rows, taken in seconds.items()}
         fastest = min(per_row.values())
-        self.best_rows = next(rows for rows, taken in per_row.items() if taken <= fastest * _NOT_WORTH_IT)
-        self.seconds_per_row = seconds[self.best_rows] / self.best_rows
+        self.best_rows = max(rows for rows, taken in per_row.items() if taken <= fastest * _NEARLY)
+        self.seconds_per_row = per_row[self.best_rows]
 
     def _run_example(self) -> Tensors:
         """The example's first row, after it has been answered."""

@@ -245,8 +245,8 @@ def warmed_up(
     [
         (10e-6, 0.01e-6, (1024, 256, 0.02)),  # all is fixed cost: as many as possible
         (10e-6, 10e-6, (1024, 32, 10.01)),  # a larger batch saves hand-overs to the thread
-        (0, 100e-6, (256, 4, 100)),  # from here on even that hardly pays
-        (0, 1e-3, (32, 0, 1000)),
+        (0, 100e-6, (512, 4, 100)),  # even where it is nothing else that it saves
+        (0, 1e-3, (64, 0, 1000)),  # but whoever comes next should not wait longer
         (5e-3, 1e-6, (1024, 0, 5.883)),  # the more, the better, and there is time to see it
         (40e-3, 1e-6, (8, 0, 5001)),  # as many as could be tried in a moment
         (80e-3, 0, (1, 0, 80_000)),  # two would do, but whoever comes next should not wait longer
