@@ -1,7 +1,7 @@
 """Runs the measurements, keeps them in bench/results/ and writes the README's sections from them.
 
-`python -m bench [stack] [serving]`: what to measure, both by default. `--quick` and `--only fastapi,mosec` are for work
-on the serving benchmark: they measure less, and keep nothing.
+`python -m bench [stack] [serving] [profile]`: what to measure, all by default. `--quick` and `--only fastapi,mosec` are
+for work on the serving benchmark: they measure less, and keep nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench import stack
 from bench.report import Result, keep, machine, table, write_section
-from bench.serving import plot, runs
+from bench.serving import plot, profile, runs
 from bench.serving import report as serving
 from bench.serving.peers import OURS, PEERS
 
@@ -45,10 +45,20 @@ def measure_serving(plan: runs.Plan, *, kept: bool) -> bool:
     return all(map(Result.met, results)) and not measured.failures
 
 
+def measure_profile() -> bool:
+    """Where the server's time goes."""
+    measured = profile.measure()
+    text = profile.text(measured)
+    print(text)
+    keep(RESULTS / "profile.json", [], **profile.as_json(measured))
+    write_section(README, "profile", text)
+    return True
+
+
 def main(arguments: list[str]) -> int:
     """Measure, print, keep; 1 when a target is missed or a server did not run."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.partition("\n")[0])
-    parser.add_argument("what", nargs="*", choices=["stack", "serving", []], help="both by default")
+    parser.add_argument("what", nargs="*", choices=["stack", "serving", "profile", []], help="all by default")
     parser.add_argument("--quick", action="store_true", help="serving: one short round")
     parser.add_argument("--only", metavar="NAME,...", help=f"serving: {OURS} and these")
     chosen = parser.parse_args(arguments)
@@ -63,7 +73,10 @@ def main(arguments: list[str]) -> int:
     measures = {
         "stack": measure_stack,
         "serving": lambda: measure_serving(plan, kept=plan == runs.FULL),
+        "profile": measure_profile,
     }
+    if chosen.quick or chosen.only:
+        measures.pop("profile")
     outcomes = [measure() for name, measure in measures.items() if name in (chosen.what or measures)]
     return 0 if all(outcomes) else 1
 
