@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +40,9 @@ def python() -> str:
 
 def script(python: str, *arguments: str) -> dict[str, Any]:
     command = [python, str(ROOT / "tests/app/torch_script.py"), *arguments]
-    variables = {"PYTHONPATH": str(APP), "PYTHONDONTWRITEBYTECODE": "1", "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, check=False)
+    with tempfile.TemporaryDirectory() as scratch:
+        variables = {"PYTHONPATH": str(APP), "PYTHONDONTWRITEBYTECODE": "1", "PATH": "/usr/bin:/bin", "TMPDIR": scratch}
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -116,7 +118,7 @@ def test_the_server_runs_it_as_pytorch_does(exported: tuple[Path, dict[str, floa
 
 @pytest.fixture(scope="module")
 def served(python: str, exported: tuple[Path, dict[str, float]]) -> Iterator[Server]:
-    server = Server({"MODEL_DIR": str(exported[0] / "text")}, python=python)
+    server = Server({"MODEL_DIR": str(exported[0] / "text"), "TMPDIR": str(exported[0])}, python=python)
     yield server
     server.stop()
 

@@ -49,6 +49,8 @@ def package(here: Path, **settings: str) -> Outcome:
 def run_in(lock: str, script: str, here: Path) -> str:
     """A Python script in the environment of a lock file; what it prints."""
     python = environment.separate(ROOT, f"tools/model/requirements-{lock}.lock") / "python"
-    done = subprocess.run([python, "-W", "ignore", "-c", script], cwd=here, capture_output=True, text=True, check=False)
+    command = [python, "-W", "ignore", "-c", script]
+    variables = os.environ | {"TMPDIR": str(here)}
+    done = subprocess.run(command, cwd=here, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -116,7 +116,11 @@ def convert(chosen: Settings, kind: Kind, table: data.Table | None) -> Converted
         (scratch / "kind").write_text(kind.value)
         if table:
             table.save(scratch)
-        variables = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'app'}", "PYTHONDONTWRITEBYTECODE": "1"}
+        variables = os.environ | {
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'app'}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "TMPDIR": name,  # PyTorch makes a cache there and leaves it
+        }
         with (scratch / "log").open("wb") as log:
             command = [str(programs / "python"), "-m", "tools.model.worker", str(scratch)]
             status = subprocess.run(command, cwd=ROOT, env=variables, stdout=log, stderr=log, check=False).returncode
