@@ -290,7 +290,7 @@ class Encoder:
         """
         columns = [values(tensors[name]) for name, values in zip(self._names, self._values, strict=True)]
         rows = columns[0] if len(columns) == 1 else list(map(self._object, *columns))
-        for name, labelled, column in zip(self._names, self._labelled, list(columns), strict=True):
+        for name, labelled, column in zip(self._names, self._labelled, columns, strict=True):
             if labelled and None in column:
                 for index in [index for index, label in enumerate(column) if label is None]:
                     message = f"the model's output {name!r} is {tensors[name][index]}, which has no label"

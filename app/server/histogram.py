@@ -10,7 +10,6 @@ from array import array
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 
 _PENDING = 8192
@@ -32,29 +31,22 @@ class Timings:
         """Note a value: seconds, rows, or whatever `bounds` are."""
         self._pending.append(value)
         if len(self._pending) >= _PENDING:
-            self._fold_pending()
-
-    def extend(self, values: npt.NDArray[np.float64]) -> None:
-        """Note many values."""
-        self._fold(values)
+            self._fold()
 
     @property
     def sum(self) -> float:
         """Of all values."""
-        self._fold_pending()
+        self._fold()
         return self._sum
 
     def buckets(self) -> list[tuple[str, float]]:
         """Prometheus's cumulative buckets: `(le, values up to it)`, the last of them `("+Inf", all values)`."""
-        self._fold_pending()
+        self._fold()
         texts = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
         return list(zip(texts, map(float, (*self._cumulative, self._count)), strict=True))
 
-    def _fold_pending(self) -> None:
+    def _fold(self) -> None:
         values, self._pending = np.frombuffer(self._pending), array("d")
-        self._fold(values)
-
-    def _fold(self, values: npt.NDArray[np.float64]) -> None:
         self._count += len(values)
         self._sum += float(values.sum())
         # One comparison of everything for each bound: several times as fast as a search for every value.

@@ -19,7 +19,7 @@ import numpy as np
 from . import log
 from .manifest import Manifest, Output
 from .problem import Problem, StartError
-from .tensors import DTYPES, Array, Tensors
+from .tensors import DTYPES, Array, Tensors, fits
 
 Hook: TypeAlias = Callable[[Tensors], Any]
 _MODULE = "model_hooks"
@@ -135,9 +135,7 @@ def _checked(answered: Tensors, output: Output, row_shape: list[int]) -> Array:
     if array is None:
         raise _wrong(f"postprocess returned {sorted(answered)} without {output.name!r}")
     shape = list(array.shape[1:])
-    if len(shape) != len(row_shape) or any(
-        wanted not in (-1, size) for size, wanted in zip(shape, row_shape, strict=True)
-    ):
+    if not fits(shape, row_shape):
         raise _wrong(f"postprocess returned {output.name!r} with rows of shape {shape}, model.json has {row_shape}")
     dtype = DTYPES[output.datatype]
     if array.dtype == dtype and dtype != np.object_:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-import numpy as np
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -17,8 +16,6 @@ from .monitoring import Monitor
 from .tensors import Tensors
 
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-_PHASES = ("queue", "run", "total")
-_PENDING = 4096
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 
 
@@ -34,8 +31,7 @@ class Metrics(Collector):
         self._registry.register(self)
         self._answered: Counter[tuple[object, ...]] = Counter()
         self._lost: Counter[str] = Counter()
-        self._phases = [Timings(_SECONDS) for _ in _PHASES]
-        self._predicted: list[tuple[float, float, float]] = []
+        self._queue, self._run, self._total = Timings(_SECONDS), Timings(_SECONDS), Timings(_SECONDS)
         self._batch_rows = Timings(_ROWS)
         self._monitor: Monitor | None = None
         self._info: dict[str, str] = {}
@@ -57,15 +53,9 @@ class Metrics(Collector):
 
     def predicted(self, queue: float, run: float, total: float) -> None:
         """Note a prediction's seconds: in the queue, in the model's run, and from the request to its answer."""
-        self._predicted.append((queue, run, total))
-        if len(self._predicted) >= _PENDING:
-            self._fold()
-
-    def _fold(self) -> None:
-        if self._predicted:
-            for timings, seconds in zip(self._phases, np.array(self._predicted).T, strict=True):
-                timings.extend(seconds)
-            self._predicted = []
+        self._queue.add(queue)
+        self._run.add(run)
+        self._total.add(total)
 
     def ran(self, inputs: Tensors, batch: Batch) -> None:
         """A run has ended; `inputs` are its rows as they were sent."""
@@ -88,8 +78,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """The families, for the registry."""
         yield counter("model_requests", "Requests answered, by path and status code", ["path", "code"], self._answered)
-        self._fold()
-        phases = {(phase,): timings for phase, timings in zip(_PHASES, self._phases, strict=True)}
+        phases = {("queue",): self._queue, ("run",): self._run, ("total",): self._total}
         yield histogram("model_request_seconds", "Time of a prediction, by phase", ["phase"], phases)
         yield histogram("model_batch_rows", "Rows that the model was run on at once", [], {(): self._batch_rows})
         for name, what in _LOST.items():

@@ -15,7 +15,7 @@ from .hooks import Hooks, load_hooks
 from .images import ImageReader
 from .manifest import Manifest, read_manifest
 from .problem import Problem, StartError
-from .tensors import DTYPES, Array, Inputs, Tensors
+from .tensors import DTYPES, Array, Inputs, Tensors, fits
 
 _INLINE_SECONDS = 0.0005
 _MOST_INLINE_ROWS = 256
@@ -118,7 +118,7 @@ class Model:
     def _check_output(self, name: str, array: Array, rows: int) -> None:
         wanted = [rows, *self._row_shapes.get(name, array.shape[1:])]
         shape = list(array.shape)
-        if len(shape) != len(wanted) or any(size not in (-1, got) for size, got in zip(wanted, shape, strict=True)):
+        if not fits(shape, wanted):
             message = f"the model's output {name!r} has the shape {shape} for {rows} rows, not {wanted}"
             raise Problem(500, "model_failed", message)
 

@@ -16,7 +16,7 @@ from . import cpu
 from .manifest import Input, Manifest, Output
 from .onnx_file import has_external_data
 from .problem import Problem, StartError
-from .tensors import Array, Tensors
+from .tensors import Array, Tensors, fits
 
 _TINY_BYTES = 2**20
 """Up to this size one thread is faster than the hand-over to several."""
@@ -102,9 +102,9 @@ def open_model(folder: Path, manifest: Manifest, *, check_inputs: bool, check_ou
         raise StartError(f"{path} keeps weights in other files, which is refused: save it as a single file")
     session = _open(path, content)
     if check_inputs:
-        _check(path, manifest, manifest.inputs, session.get_inputs(), "input")
+        _check(path, manifest.inputs, session.get_inputs(), "input")
     if check_outputs:
-        _check(path, manifest, manifest.outputs, session.get_outputs(), "output")
+        _check(path, manifest.outputs, session.get_outputs(), "output")
         return OnnxBackend(session, [output.name for output in manifest.outputs])
     return OnnxBackend(session, [output.name for output in session.get_outputs()])
 
@@ -121,9 +121,7 @@ def _open(path: Path, content: bytes) -> _Session:
         raise StartError(f"{path} cannot be loaded: {' '.join(str(error).split())}") from None
 
 
-def _check(
-    path: Path, manifest: Manifest, described: list[Input] | list[Output], found: list[_Tensor], kind: str
-) -> None:
+def _check(path: Path, described: list[Input] | list[Output], found: list[_Tensor], kind: str) -> None:
     tensors = {tensor.name: tensor for tensor in found}
     names = [tensor.name for tensor in described]
     if (kind == "input" and sorted(names) != sorted(tensors)) or not set(names) <= set(tensors):
@@ -133,12 +131,5 @@ def _check(
         if actual.type != _ONNX_TYPES[tensor.datatype]:
             raise StartError(f"{path}: {kind} {tensor.name!r} is {actual.type}, model.json has {tensor.datatype}")
         shape = [size if isinstance(size, int) else -1 for size in actual.shape]
-        if not _fits(shape, tensor.shape, manifest.batching == "dynamic"):
+        if not fits(tensor.shape, shape):
             raise StartError(f"{path}: {kind} {tensor.name!r} has shape {shape}, model.json has {tensor.shape}")
-
-
-def _fits(actual: list[int], described: list[int], any_rows: bool) -> bool:
-    """Whether all that the manifest allows is allowed by the file."""
-    if len(actual) != len(described) or (any_rows and actual[0] != -1):
-        return False
-    return all(size in (-1, wanted) for size, wanted in zip(actual, described, strict=True))

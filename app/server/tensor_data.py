@@ -12,7 +12,7 @@ import numpy as np
 from . import strict_json
 from .manifest import FLOATS, INTEGERS, Input
 from .problem import Problem
-from .tensors import DTYPES, Array
+from .tensors import DTYPES, Array, fits
 
 _JSON_TYPES: dict[str, Any] = {"BOOL": bool, "BYTES": str} | dict.fromkeys(FLOATS, float) | dict.fromkeys(INTEGERS, int)
 _NESTED = re.compile(rb"\[\s*\[")
@@ -40,10 +40,7 @@ class TensorReader:
         """Raise the Problem of an announced datatype or shape that is not the model's."""
         if datatype != self._datatype:
             raise Problem(422, "wrong_type", f"the datatype is {self._datatype}", path=f"{path}.datatype")
-        fits = len(shape) == len(self._shape) and all(
-            wanted in (-1, size) for wanted, size in zip(self._shape, shape, strict=True)
-        )
-        if not fits:
+        if not fits(shape, self._shape):
             got = str(shape) if len(shape) <= len(self._shape) else f"{len(shape)} sizes"
             message = f"the shape is {self._shape}, where -1 is any size; got {got}"
             raise Problem(422, "wrong_shape", message, path=f"{path}.shape")

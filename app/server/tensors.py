@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from .manifest import Datatype
+if TYPE_CHECKING:
+    from .manifest import Datatype
 
 Array: TypeAlias = npt.NDArray[Any]
 Tensors: TypeAlias = dict[str, Array]
@@ -31,3 +33,8 @@ DTYPES: dict[Datatype, np.dtype[Any]] = {
     "BYTES": np.dtype(np.object_),
 }
 """Of each datatype of the Open Inference Protocol; the elements of BYTES are str."""
+
+
+def fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether a shape is the wanted one, in which -1 is any size."""
+    return len(shape) == len(wanted) and all(allowed in (-1, size) for size, allowed in zip(shape, wanted, strict=True))

@@ -11,19 +11,12 @@ from onnx import TensorProto, helper
 
 from tests.model.harness import Outcome, package, run_in
 
-_TORCH_FILES = """
-import io, json, pathlib, pickle, warnings, zipfile
-import torch
+_NAIVE = """
+import pathlib
 
 class Payload:
     def __init__(self, name): self.name = name
     def __reduce__(self): return open, (f"{self.name}.ran", "w")
-
-class Net(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = torch.nn.Linear(3, 1)
-    def forward(self, x): return self.layer(x)
 
 def naively(name, load):
     mark = pathlib.Path(f"{name}.ran")
@@ -32,6 +25,20 @@ def naively(name, load):
     except Exception as error: print(name, type(error).__name__)
     assert mark.exists(), f"{name} does nothing when it is loaded naively, so it proves nothing"
     mark.unlink()
+"""
+"""What both scripts begin with."""
+
+_TORCH_FILES = (
+    _NAIVE
+    + """
+import io, json, pathlib, pickle, warnings, zipfile
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 1)
+    def forward(self, x): return self.layer(x)
 
 def rewritten(name, change):
     with zipfile.ZipFile("good.pt2") as good, zipfile.ZipFile(name, "w") as bad:
@@ -86,26 +93,17 @@ warnings.simplefilter("ignore")
 torch.jit.save(torch.jit.trace(Net().eval(), x), "script.pt")
 pathlib.Path("script.pth").write_bytes(pathlib.Path("script.pt").read_bytes())
 """
+)
 
-_SKLEARN_FILES = """
+_SKLEARN_FILES = (
+    _NAIVE
+    + """
 import pathlib, pickle
 from functools import partial
 import joblib, numpy as np, skops.io
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
-
-class Payload:
-    def __init__(self, name): self.name = name
-    def __reduce__(self): return open, (f"{self.name}.ran", "w")
-
-def naively(name, load):
-    mark = pathlib.Path(f"{name}.ran")
-    assert not mark.exists(), name
-    try: load(name)
-    except Exception as error: print(name, type(error).__name__)
-    assert mark.exists(), f"{name} does nothing when it is loaded naively, so it proves nothing"
-    mark.unlink()
 
 def unpickle(name): pickle.loads(pathlib.Path(name).read_bytes())
 def trusting(name):
@@ -134,6 +132,7 @@ np.savez("objects.npz", input=objects)
 naively("objects.npz", lambda name: np.load(name, allow_pickle=True)["input"])
 np.savez("good.npz", input=np.zeros((3, 3), np.float32))
 """
+)
 
 
 @pytest.fixture(scope="module")

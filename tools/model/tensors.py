@@ -7,27 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-Array: TypeAlias = npt.NDArray[Any]
+from server.tensors import DTYPES, Array
+
 Tensors: TypeAlias = dict[str, Array]
 """By name; rows along the first axis. Strings are numpy's own (`U`), never objects."""
 
-DATATYPES: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype(np.bool_),
-    "INT8": np.dtype(np.int8),
-    "INT16": np.dtype(np.int16),
-    "INT32": np.dtype(np.int32),
-    "INT64": np.dtype(np.int64),
-    "UINT8": np.dtype(np.uint8),
-    "UINT16": np.dtype(np.uint16),
-    "UINT32": np.dtype(np.uint32),
-    "UINT64": np.dtype(np.uint64),
-    "FP16": np.dtype(np.float16),
-    "FP32": np.dtype(np.float32),
-    "FP64": np.dtype(np.float64),
-    "BYTES": np.dtype(np.str_),
-}
+DATATYPES: dict[str, np.dtype[Any]] = {**DTYPES, "BYTES": np.dtype(np.str_)}
 """The Open Inference Protocol's names; a model's BYTES are strings."""
 
 
