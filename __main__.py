@@ -1,7 +1,7 @@
 """The whole stack: from a trained model to an endpoint that answers.
 
 In creation order: network, cluster, registry and domain (`infra/eks.py`) or the cluster and repository of the config
-(`infra/existing.py`); the model's image; its service; the check that the endpoint has answered a prediction.
+(`infra/kubernetes.py`); the model's image; its service; the check that the endpoint has answered a prediction.
 Target `local` runs the same app as a process on this machine.
 """
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pulumi
 
-from infra import config
-from infra.endpoint import EndpointCheck, EndpointCheckArgs
-from infra.release import stage
-from infra.target import hold
+from infra.build_context import stage
+from infra.config import load as config
+from infra.endpoint_check import EndpointCheck, EndpointCheckArgs
+from infra.stack_pin import hold
 
 root = Path(__file__).parent
 settings = config.load(root)
@@ -21,7 +21,7 @@ hold("Target", settings.common.target)
 
 # Each target imports only what it needs: `local` no cloud SDK, `kubernetes` no AWS.
 if settings.common.target == "local":
-    from infra.local import LocalService, LocalServiceArgs
+    from infra.local.component import LocalService, LocalServiceArgs
 
     service = LocalService("model", LocalServiceArgs.of(settings, release))
     check = EndpointCheckArgs.of(settings, release, url=service.url)
@@ -33,7 +33,7 @@ else:
     if settings.common.target == "eks":
         from infra.eks import eks_platform as make_platform
     else:
-        from infra.existing import existing_platform as make_platform
+        from infra.kubernetes import existing_platform as make_platform
 
     platform = make_platform(settings)
     image = ModelImage("model", ModelImageArgs.of(settings, release, platform))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from bench.report import Result
-from tests.engine.project import Project, find_cli
+from tests.support.engine_project import Project, find_cli
 
 ROOT = Path(__file__).parents[1]
 PAIRS = 7

@@ -14,7 +14,7 @@ import pulumi_eks as eks
 import pulumi_kubernetes as k8s
 
 from infra import kms
-from infra.settings import Architecture, ClusterSettings
+from infra.config.schema import Architecture, ClusterSettings
 
 LOG_TYPES = ("api", "audit", "authenticator", "controllerManager", "scheduler")
 GPU_TAINT = "nvidia.com/gpu"

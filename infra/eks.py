@@ -7,13 +7,13 @@ import pulumi_aws as aws
 
 from infra import naming
 from infra.cluster import Cluster, ClusterArgs
+from infra.cluster_platform import Platform
+from infra.config.schema import Settings
 from infra.domain import Domain, DomainArgs
 from infra.load_balancer import nlb
 from infra.network import Network, NetworkArgs
-from infra.platform import Platform
 from infra.registry import Registry, RegistryArgs
-from infra.settings import Settings
-from infra.target import hold
+from infra.stack_pin import hold
 
 
 def eks_platform(settings: Settings) -> Platform:

@@ -10,9 +10,9 @@ import pulumi
 import pulumi_docker as docker
 from pulumi.output import UNKNOWN
 
-from infra.platform import Platform
-from infra.release import Release
-from infra.settings import ImageSettings, Settings
+from infra.build_context import Release
+from infra.cluster_platform import Platform
+from infra.config.schema import ImageSettings, Settings
 from infra.state import pushed_image, remembered
 
 _TAG_LENGTH = 20

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_aws as aws
 
-from infra.settings import NetworkSettings
+from infra.config.schema import NetworkSettings
 
 ZONES = 3
 UNUSABLE_ZONE_IDS = ("use1-az3", "usw1-az2", "cac1-az3")

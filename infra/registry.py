@@ -10,7 +10,7 @@ import pulumi
 import pulumi_aws as aws
 
 from infra import kms
-from infra.settings import RegistrySettings
+from infra.config.schema import RegistrySettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,12 @@ import pulumi
 import pulumi_kubernetes as k8s
 from pulumi.output import UNKNOWN
 
-from infra import endpoint, naming
+from infra import endpoint_check as endpoint
+from infra import naming
+from infra.build_context import Release
+from infra.cluster_platform import Platform
+from infra.config.schema import Architecture, ServiceSettings, Settings
 from infra.load_balancer import LoadBalancer
-from infra.platform import Platform
-from infra.release import Release
-from infra.settings import Architecture, ServiceSettings, Settings
 
 CONTAINER_PORT = 8080
 USER = 10001

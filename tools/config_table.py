@@ -1,4 +1,4 @@
-"""The README's table of config keys, generated from Pulumi.yaml and infra/settings.py.
+"""The README's table of config keys, generated from Pulumi.yaml and infra/config/schema.py.
 
 `python -m tools.config_table` rewrites the table; with `--check` it exits 1, and says so, when the README is not
 current.
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import cast
 
-from infra.config import Key, catalog
+from infra.config.load import Key, catalog
 
 ROOT = Path(__file__).parents[1]
 BEGIN = "<!-- config table: written by `make docs` -->\n"

@@ -13,9 +13,11 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tools.pulumi.obtain import default_cache, say
+from tools.pulumi_cli import default_cache, say
 
 UV_LOCK = "tools/uv.lock"
+SERVER = "app"
+"""The folder of the package `server`, which is installed from where it stands: an edit needs no new installation."""
 PROGRAM_LOCKS = ("app/requirements.lock", "requirements.lock")
 TEST_LOCK = "requirements-dev.lock"
 
@@ -103,10 +105,12 @@ def install(root: Path, locks: list[str]) -> None:
     say(f"Python: installing {packages} locked packages of {', '.join(locks)}: seconds from the cache, else a minute")
     run(root, [*pip, f"--requirement={UV_LOCK}"])
     uv = [str(root / ".venv/bin/uv"), "pip", "sync", "--quiet", f"--python={python}", "--require-hashes"]
-    if subprocess.run([*uv, UV_LOCK, *locks], cwd=root, check=False).returncode:
+    server = [*uv[:2], "install", "--quiet", f"--python={python}", "--no-deps", f"--editable={SERVER}"]
+    if any(subprocess.run(step, cwd=root, check=False).returncode for step in ([*uv, UV_LOCK, *locks], server)):
         # pip has just reached an index to get uv itself; uv does not read pip's settings for mirrors and certificates.
         say("Python: uv failed; installing with pip instead, which takes a minute or two")
         run(root, [*pip, *requirements])
+        run(root, [*pip[:-1], "--no-deps", f"--editable={SERVER}"])
 
 
 def run(root: Path, command: list[str]) -> None:

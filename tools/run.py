@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools import environment, state
-from tools.pulumi import obtain
-from tools.pulumi.obtain import say
+from tools import pulumi_cli as obtain
+from tools.pulumi_cli import say
 
 ROOT = Path(__file__).parents[1]
 EMBEDDED_STACK = "local"
@@ -211,12 +211,17 @@ def docs() -> int:
 def locks() -> int:
     """Compile the lock files again; in an order in which each is held to those before it."""
     uv = ("uv", "pip", "compile", "--quiet", "--universal", "--python-version=3.11", "--generate-hashes", "--no-header")
-    first = ["tools/uv.in", "app/requirements.in", "requirements.in"]
-    others = sorted(
-        str(file.relative_to(ROOT)) for file in ROOT.glob("**/requirements*.in") if ".venv" not in file.parts
-    )
-    for source in dict.fromkeys([*first, *others]):
-        failed = in_environment(*uv, f"--output-file={source.removesuffix('.in')}.lock", source)
+    held = "--constraints=app/requirements.lock"
+    app = [
+        ("app/requirements.lock", "app/pyproject.toml"),
+        ("requirements.lock", "requirements.in"),
+        ("app/requirements-otel.lock", "app/pyproject.toml", "--extra=otel", held, "--constraints=requirements.lock"),
+        ("app/requirements-torch.lock", "app/pyproject.toml", "--extra=torch", held),
+    ]
+    sources = ["tools/uv.in", *sorted(str(file.relative_to(ROOT)) for file in ROOT.glob("**/requirements*.in"))]
+    others = [(f"{source.removesuffix('.in')}.lock", source) for source in sources if not source.startswith(".venv")]
+    for lock, *arguments in dict.fromkeys([*app, *others]):
+        failed = in_environment(*uv, f"--output-file={lock}", *arguments)
         if failed:
             return failed
     return 0

@@ -20,8 +20,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, _leave)
     started = time.perf_counter()
     from . import log
-    from .listener import open_listener
-    from .problem import StartError
+    from .errors import StartError
+    from .http.listener import open_listener
     from .settings import read_settings
 
     log.configure("info")

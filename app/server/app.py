@@ -16,13 +16,13 @@ import msgspec
 
 from . import log
 from .batching import Share
-from .messages import JSON, Request, Response, encode, problem_response
-from .metrics import Metrics
-from .page import read_page
+from .errors import Problem
+from .http.messages import JSON, Request, Response, encode, problem_response
 from .predictor import Predictor
-from .problem import Problem
-from .tracing import Tracer
-from .v2 import error_body
+from .protocol.docs_page import read_page
+from .protocol.open_inference import error_body
+from .telemetry.metrics import Metrics
+from .telemetry.tracing import Tracer
 
 State = Literal["loading", "ready", "draining"]
 _READ = frozenset({"GET", "HEAD"})

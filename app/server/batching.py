@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import msgspec
 
 from . import log
-from .problem import Problem
-from .tensors import Inputs, Tensors
+from .errors import Problem
+from .model.tensors import Inputs, Tensors
 
 _NEWEST_SHARE = 0.2
 """Of the latest run in the running mean of seconds a row."""

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 
 from . import log
 from .app import App
-from .connection import Limits
-from .metrics import Metrics
-from .problem import StartError
+from .errors import StartError
+from .http.connection import Limits
+from .http.transport import Transport
 from .settings import Settings
-from .tracing import open_tracer
-from .transport import Transport
+from .telemetry.metrics import Metrics
+from .telemetry.tracing import open_tracer
 
 if TYPE_CHECKING:
-    from .manifest import Manifest
-    from .model import Model
-    from .prediction_log import PredictionLog
+    from .model.loaded_model import Model
+    from .model.manifest import Manifest
+    from .telemetry.prediction_log import PredictionLog
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _FLUSH_SECONDS = 2.0
@@ -109,8 +109,8 @@ class _Server:
 
     def _open(self, model: Model) -> None:
         from .batching import Batcher, QueueLimits
-        from .monitoring import Monitor
         from .predictor import Predictor
+        from .telemetry.drift import Monitor
 
         settings, manifest = self._settings, model.manifest
         limits = QueueLimits(
@@ -179,7 +179,7 @@ class _Server:
 def _open_prediction_log(settings: Settings) -> PredictionLog | None:
     if settings.prediction_log is None:
         return None
-    from .prediction_log import PredictionLog
+    from .telemetry.prediction_log import PredictionLog
 
     return PredictionLog(
         settings.prediction_log,
@@ -190,13 +190,13 @@ def _open_prediction_log(settings: Settings) -> PredictionLog | None:
 
 
 def _describe(manifest: Manifest, settings: Settings) -> bytes:
-    from .openapi import describe  # seldom wanted
+    from .protocol.openapi import describe  # seldom wanted
 
     return describe(manifest, settings)
 
 
 def _load(settings: Settings) -> Model:
-    from .model import load_model  # slow to import
+    from .model.loaded_model import load_model  # slow to import
 
     model = load_model(settings.model_dir)
     model.warm_up()

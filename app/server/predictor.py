@@ -10,13 +10,13 @@ import msgspec
 import numpy as np
 
 from .batching import Batcher, Job, Outcome, Share
-from .codec import Decoder, Rows
-from .manifest import Manifest
-from .messages import JSON, Request, Response, encode
-from .prediction_log import PredictionLog
-from .problem import Problem
-from .tensors import DTYPES, Inputs
-from .v2 import V2, InferRequest
+from .errors import Problem
+from .http.messages import JSON, Request, Response, encode
+from .model.manifest import Manifest
+from .model.tensors import DTYPES, Inputs
+from .protocol.open_inference import V2, InferRequest
+from .protocol.predict_json import Decoder, Rows
+from .telemetry.prediction_log import PredictionLog
 
 Answer = Callable[[Request, "Response | Problem", "Share | None"], None]
 """Takes a request's answer, and the run that it came from."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from .problem import StartError
+from .errors import StartError
 
 T = TypeVar("T")
 

@@ -9,10 +9,10 @@ import socket
 
 import uvloop
 
-from server.connection import Limits
-from server.messages import JSON, Request, Response
-from server.problem import Problem
-from server.transport import Transport
+from server.errors import Problem
+from server.http.connection import Limits
+from server.http.messages import JSON, Request, Response
+from server.http.transport import Transport
 
 _ANSWER = (
     b'{"model":{"name":"tiny","version":"1"},"prediction":[0.75837451219558716,0.21795344352722168,0.0236720405519009]}'

@@ -18,11 +18,11 @@ from typing import Any
 
 from server.app import App
 from server.batching import Batcher, QueueLimits
-from server.connection import Connection, Limits, Shared
-from server.metrics import Metrics
-from server.model import load_model
-from server.monitoring import Monitor
+from server.http.connection import Connection, Limits, Shared
+from server.model.loaded_model import load_model
 from server.predictor import Predictor
+from server.telemetry.drift import Monitor
+from server.telemetry.metrics import Metrics
 
 _ROUNDS, _PASSES = 300, 7
 

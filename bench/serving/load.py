@@ -11,8 +11,8 @@ from pathlib import Path
 
 from bench.serving import cores
 from bench.serving.process import DidNotRunError, Post
-from tools import debian
-from tools.pulumi import obtain
+from tests.support import debian
+from tools import pulumi_cli as obtain
 
 _SCRIPT = Path(__file__).with_name("wrk.lua")
 _TIMEOUT_SECONDS = 10

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from server.tensors import DTYPES
+from server.model.tensors import DTYPES
 
 APP = Path(__file__).resolve().parents[2] / "app"
 MODEL = APP / "model"

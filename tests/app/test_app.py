@@ -15,12 +15,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from server import log
 from server.app import App
 from server.batching import Batcher, QueueLimits
-from server.manifest import Input, Manifest, Output
-from server.messages import Request, Response
-from server.metrics import Metrics
-from server.monitoring import Monitor
+from server.errors import Problem
+from server.http.messages import Request, Response
+from server.model.manifest import Input, Manifest, Output
 from server.predictor import Predictor
-from server.problem import Problem
+from server.telemetry.drift import Monitor
+from server.telemetry.metrics import Metrics
 
 KEY = b"0123456789abcdef"
 BODY = b'{"input": [1, 2]}'

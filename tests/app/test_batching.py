@@ -11,8 +11,8 @@ import pytest
 
 from server import batching
 from server.batching import Batch, Batcher, Job, Outcome, QueueLimits, Share
-from server.problem import Problem
-from server.tensors import Inputs, Tensors
+from server.errors import Problem
+from server.model.tensors import Inputs, Tensors
 from tests.app.wire import seeded
 
 

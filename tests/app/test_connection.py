@@ -12,7 +12,7 @@ from threading import Thread
 import pytest
 import uvloop
 
-from server.connection import Connection
+from server.http.connection import Connection
 from tests.app.wire import Side, Wire, live, read_answers, read_to_end, seeded
 
 LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]

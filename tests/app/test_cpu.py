@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from server import cpu
+from server.model import cpu
 
 
 @pytest.fixture(autouse=True)

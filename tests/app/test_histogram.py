@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from server.histogram import Timings, counter, histogram
+from server.telemetry.histogram import Timings, counter, histogram
 
 BOUNDS = (0.001, 0.01, 0.1, 1)
 

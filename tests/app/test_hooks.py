@@ -11,10 +11,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from server import manifest as m
-from server.hooks import Hooks, load_hooks
-from server.problem import Problem, StartError
-from server.tensors import Tensors
+from server.errors import Problem, StartError
+from server.model import manifest as m
+from server.model.hooks import Hooks, load_hooks
+from server.model.tensors import Tensors
 
 PRE = "def preprocess(inputs):\n    return {'z': inputs['x'] * 2}\n"
 POST = "def postprocess(outputs):\n    return {'y': outputs['z'] + 1}\n"

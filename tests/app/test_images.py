@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image as pillow  # noqa: N813
 
-from server.images import ImageReader
-from server.manifest import Image, Input
-from server.problem import Problem
+from server.errors import Problem
+from server.model.manifest import Image, Input
+from server.protocol.images import ImageReader
 from tests.app.harness import APP
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -211,9 +211,10 @@ def test_damaged_files_are_refused_or_read_but_nothing_else() -> None:
 
 def test_pillow_is_not_loaded_before_it_is_needed() -> None:
     program = (
-        "import sys, server.images; assert 'PIL' not in sys.modules\n"
-        "from server.manifest import Image, Input\n"
-        "server.images.ImageReader(Input(name='x', datatype='UINT8', shape=[-1, 3, 2, 2], image=Image()), [3, 2, 2])\n"
+        "import sys, server.protocol.images; assert 'PIL' not in sys.modules\n"
+        "from server.model.manifest import Image, Input\n"
+        "picture = Input(name='x', datatype='UINT8', shape=[-1, 3, 2, 2], image=Image())\n"
+        "server.protocol.images.ImageReader(picture, [3, 2, 2])\n"
         "from PIL import Image; assert sorted(set(Image.OPEN)) == ['JPEG', 'PNG', 'WEBP'], Image.OPEN"
     )
     subprocess.run([sys.executable, "-B", "-c", program], cwd=APP, check=True, timeout=30)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from server.manifest import Input, Output, columns, parse_manifest, read_manifest
-from server.problem import StartError
+from server.errors import StartError
+from server.model.manifest import Input, Output, columns, parse_manifest, read_manifest
 from tests.app.harness import IRIS, MODEL, tensor
 
 X = tensor("x", "FP32", [-1, 3])

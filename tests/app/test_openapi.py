@@ -20,10 +20,10 @@ import pytest
 import schemathesis
 from onnx import TensorProto, helper
 
-from server.codec import Decoder
-from server.manifest import Image, Input, Manifest, Output, read_manifest
-from server.openapi import describe
-from server.problem import Problem
+from server.errors import Problem
+from server.model.manifest import Image, Input, Manifest, Output, read_manifest
+from server.protocol.openapi import describe
+from server.protocol.predict_json import Decoder
 from server.settings import read_settings
 from tests.app.conftest import StartServer
 from tests.app.harness import MODEL, Server, constant, tensor, write_model

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server import prediction_log
-from server.prediction_log import PredictionLog
-from server.problem import StartError
+from server.errors import StartError
+from server.telemetry import prediction_log
+from server.telemetry.prediction_log import PredictionLog
 
 Start = Callable[..., PredictionLog]
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from server.pt2_file import read_archive
+from server.model.pt2_file import read_archive
 from tests.app import pt2_archives
 from tests.app.pt2_archives import ATTACKS, HARMLESS, JSON, archive, argument, entries, program, tensor
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from server.problem import StartError
+from server.errors import StartError
 from server.settings import DEFAULT_MODEL_DIR, read_settings
 from tests.app.harness import MODEL
 

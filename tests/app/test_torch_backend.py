@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.manifest import parse_manifest
-from server.problem import StartError
-from server.torch_backend import open_model
+from server.errors import StartError
+from server.model.manifest import parse_manifest
+from server.model.torch_backend import open_model
 from tests.app import pt2_archives
 from tests.app.harness import APP, Server, tensor
 from tests.app.pt2_archives import ATTACKS, HARMLESS, Attack

@@ -21,9 +21,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from server.batching import Batch, Share
-from server.messages import Request
-from server.problem import StartError
-from server.tracing import Tracer, open_tracer
+from server.errors import StartError
+from server.http.messages import Request
+from server.telemetry.tracing import Tracer, open_tracer
 from tests.app.conftest import StartServer
 from tests.app.harness import APP, SETOSA
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_iris
 
-from server.model import load_model
+from server.model.loaded_model import load_model
 from tests.app.harness import APP, IRIS, MODEL, SETOSA
 
 SCRIPT = APP.parent / "examples" / "iris" / "train.py"

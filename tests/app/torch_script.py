@@ -27,7 +27,7 @@ def naive(folder: Path) -> str:
 
 def ours(folder: Path) -> str:
     """As the server does it."""
-    from server.model import load_model
+    from server.model.loaded_model import load_model
 
     model = load_model(folder)
     model.warm_up()
@@ -126,7 +126,7 @@ def described(tensors: dict[str, torch.Tensor], varies: dict[str, Any]) -> list[
 
 def export(folder: Path) -> dict[str, float]:
     """The largest difference between PyTorch and the server, by model; samples lie in each folder's expected.json."""
-    from server.model import load_model
+    from server.model.loaded_model import load_model
 
     torch.manual_seed(1)
     differences: dict[str, float] = {}

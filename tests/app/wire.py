@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from server.connection import Connection, Limits, Shared
-from server.messages import Request, Response
-from server.problem import Problem
-from server.transport import Transport
+from server.errors import Problem
+from server.http.connection import Connection, Limits, Shared
+from server.http.messages import Request, Response
+from server.http.transport import Transport
 
 
 class Answer(NamedTuple):

@@ -16,8 +16,8 @@ from typing import Any
 
 import httpx
 
-from tools import debian
-from tools.pulumi import obtain
+from tests.support import debian
+from tools import pulumi_cli as obtain
 
 _PACKAGES = {"chromium": "chromium", "chromedriver": "chromium-driver"}
 _FLAGS = (

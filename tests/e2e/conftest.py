@@ -17,7 +17,7 @@ from tests.e2e.cluster import Cluster, cluster, unavailable
 from tests.e2e.providers import base, builder
 from tests.e2e.providers.builder import Builder
 from tests.e2e.stack import Stack, configured
-from tests.engine.project import find_cli
+from tests.support.engine_project import find_cli
 
 _FIGURES = pytest.StashKey[Figures]()
 

@@ -19,7 +19,7 @@ from tests.e2e import providers
 from tests.e2e.cluster import Cluster, ClusterError
 from tests.e2e.load import Traffic, traffic
 from tests.e2e.providers.builder import Builder
-from tests.engine.project import Project, Ran
+from tests.support.engine_project import Project, Ran
 
 T = TypeVar("T")
 

@@ -23,8 +23,8 @@ from tests.e2e.providers import registry
 from tests.e2e.providers.builder import Builder
 from tests.e2e.providers.live import observed
 from tests.e2e.providers.trial import Trial
-from tests.engine.project import find_cli, leaves
 from tests.standins import wire
+from tests.support.engine_project import find_cli, leaves
 
 NAMESPACE, FULL = "trial", "trial-full"
 LABELS = {"app": "trial"}

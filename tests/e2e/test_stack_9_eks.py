@@ -10,9 +10,9 @@ from tests.e2e.cluster import Cluster
 from tests.e2e.providers import registry
 from tests.e2e.providers.builder import Builder
 from tests.e2e.stack import SMALL, Stack
-from tests.engine.project import find_cli
 from tests.standins.aws import REPOSITORY
 from tests.standins.cloud import KUBECONFIG_VARIABLE, REGISTRY_VARIABLE
+from tests.support.engine_project import find_cli
 
 NODE_POOLS = """\
 apiVersion: apiextensions.k8s.io/v1

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.project import Project, find_cli
+from tests.support.engine_project import Project, find_cli
 
 MakeProject = Callable[[str], Project]
 

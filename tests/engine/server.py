@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.engine.project import ROOT
+from tests.support.engine_project import ROOT
 
 
 @contextlib.contextmanager

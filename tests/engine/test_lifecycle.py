@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from tests.engine.conftest import MakeProject
-from tests.engine.project import Project, Ran, leaves
 from tests.engine.server import served
 from tests.standins.aws import EKS_CLUSTER, REPOSITORY, SUBNET
 from tests.standins.cloud import Event, is_a
 from tests.standins.docker import IMAGE
 from tests.standins.kubernetes import DEPLOYMENT, SECRET
+from tests.support.engine_project import Project, Ran, leaves
 
 KEY = "correct-key-4711-never-shown"
 HPA = "kubernetes:autoscaling/v2:HorizontalPodAutoscaler"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.engine.conftest import MakeProject
-from tests.engine.project import Project
 from tests.engine.server import served
 from tests.standins.aws import EKS_CLUSTER
 from tests.standins.docker import IMAGE
 from tests.standins.kubernetes import DEPLOYMENT, SERVICE_
+from tests.support.engine_project import Project
 
 NAT = "aws:ec2/natGateway:NatGateway"
 

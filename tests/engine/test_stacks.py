@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from tests.engine.conftest import MakeProject
-from tests.engine.project import Project, Ran
 from tests.engine.server import served
 from tests.standins.aws import EKS_CLUSTER, REPOSITORY, ZONE
 from tests.standins.cloud import Thing
 from tests.standins.kubernetes import CLUSTER, SERVICE_
+from tests.support.engine_project import Project, Ran
 
 DIGEST = "sha256:" + "5" * 64
 CIDRS = '["203.0.113.7/32"]'

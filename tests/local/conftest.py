@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.local.driver import Project, Stack
-from tools.pulumi.obtain import Place, default_cache, obtain
+from tools.pulumi_cli import Place, default_cache, obtain
 
 
 @pytest.fixture(scope="session")

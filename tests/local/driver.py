@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from infra import supervisor
+from infra.local import supervisor
 
 ROOT = Path(__file__).parents[2]
 ONE_ROW = {"input": [1, 2, 3]}
@@ -37,9 +37,9 @@ from pathlib import Path
 
 import pulumi
 
-from infra.local import LocalService, LocalServiceArgs
-from infra.release import stage
-from infra.settings import LocalSettings
+from infra.local.component import LocalService, LocalServiceArgs
+from infra.build_context import stage
+from infra.config.schema import LocalSettings
 
 config, stack = pulumi.Config(), pulumi.get_stack()
 key = config.get("apiKey")  # in plain: LocalService must make it a secret by itself

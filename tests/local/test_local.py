@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from infra import supervisor
+from infra.local import supervisor
 from tests.local.driver import Load, Project, Stack, alive, eventually, predict
 
 TWO_ROWS = {"input": [[1, 2, 3], [4, 5, 6]]}

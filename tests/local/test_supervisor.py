@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from infra import local, supervisor
+from infra.local import component as local
+from infra.local import supervisor
 from tests.local.driver import alive, end_runs, eventually
 
 SERVER = """

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tools import debian
-from tools.pulumi import obtain
+from tests.support import debian
+from tools import pulumi_cli as obtain
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 RULES = DOCS / "alerts.yaml"

@@ -8,7 +8,7 @@ import pytest
 
 from infra import cluster
 from infra.cluster import Cluster, ClusterArgs
-from infra.settings import ClusterSettings
+from infra.config.schema import ClusterSettings
 from tests.unit import mocked
 
 TAGS = {"project": "p", "stack": "s"}

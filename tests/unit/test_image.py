@@ -10,9 +10,9 @@ from typing import Any
 import pulumi
 import pytest
 
+from infra.build_context import Release
+from infra.config.schema import ImageSettings
 from infra.image import ImageDigestError, ModelImage, ModelImageArgs, content_tag, pushed_reference, tag_to_push
-from infra.release import Release
-from infra.settings import ImageSettings
 from tests.unit import mocked
 
 REPOSITORY = "registry.example.com/team/model"

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from infra import local, supervisor
-from infra.config import read
-from infra.local import LocalService, LocalServiceArgs
-from infra.release import Release
-from infra.settings import variable_problem
+from infra.build_context import Release
+from infra.config.load import read
+from infra.config.schema import variable_problem
+from infra.local import component as local
+from infra.local import supervisor
+from infra.local.component import LocalService, LocalServiceArgs
 from tests.unit import mocked
 
 ROOT = Path(__file__).parents[2]

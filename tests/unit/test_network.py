@@ -8,8 +8,8 @@ import pulumi
 import pytest
 
 from infra import network
+from infra.config.schema import NetworkSettings
 from infra.network import Network, NetworkArgs
-from infra.settings import NetworkSettings
 from tests.unit import mocked
 
 TAGS = {"project": "p", "stack": "s"}

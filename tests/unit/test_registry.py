@@ -5,8 +5,8 @@ import json
 import pytest
 
 from infra import registry
+from infra.config.schema import RegistrySettings
 from infra.registry import Registry, RegistryArgs
-from infra.settings import RegistrySettings
 from tests.unit import mocked
 
 TAGS = {"project": "p", "stack": "s"}

@@ -9,9 +9,9 @@ import pulumi
 import pulumi_kubernetes as k8s
 import pytest
 
+from infra.config.schema import SET_BY_PROGRAM, ServiceSettings
 from infra.load_balancer import nlb, plain
 from infra.service import ModelService, ModelServiceArgs, NoAddressError, burst
-from infra.settings import SET_BY_PROGRAM, ServiceSettings
 from tests.unit import mocked
 
 IMAGE = f"registry.example.com/team/model@sha256:{'a' * 64}"

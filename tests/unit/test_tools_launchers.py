@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from pulumi.runtime.proto import language_pb2
 
-from tools.pulumi import obtain
+from tools import pulumi_cli as obtain
 
 PROVIDER = """
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider

@@ -4,8 +4,3 @@ The command reads its settings, looks at what the file is, and has a process of 
 with that format's packages. What comes back is run by the same ONNX Runtime that will serve it and compared with what
 the original model says, before a folder is written.
 """
-
-import sys
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "app"))  # the server's own checks, which is not installed

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tools import environment
-from tools.pulumi.obtain import CliError, say
+from tools.pulumi_cli import CliError, say
 
 ROOT = Path(__file__).resolve().parents[2]
 _NOT_OURS = frozenset({"PYTHON", "STACK", "YES"})

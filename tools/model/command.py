@@ -9,7 +9,7 @@ from typing import Any
 from tools.model.package import Package, package
 from tools.model.problem import ModelError
 from tools.model.settings import DESCRIPTIONS
-from tools.pulumi.obtain import say
+from tools.pulumi_cli import say
 
 
 def run(settings: Mapping[str, str]) -> int:

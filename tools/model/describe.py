@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from server.manifest import Input, Output, columns
+from server.model.manifest import Input, Output, columns
 from tools.model import profile
 from tools.model.converted import Converted
 from tools.model.data import VARIABLE_SIZE, Table

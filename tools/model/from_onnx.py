@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from server.onnx_file import has_external_data
+from server.model.onnx_file import has_external_data
 from tools.model import data
 from tools.model.converted import Batching, Converted
 from tools.model.problem import ModelError

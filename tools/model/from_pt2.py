@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from server.pt2_file import read_archive
+from server.model.pt2_file import read_archive
 from tools.model import compare, data, network
 from tools.model.converted import COMPARED_ROWS, Batching, Converted
 from tools.model.problem import ModelError

@@ -122,7 +122,7 @@ def _is_pickle(path: Path, head: bytes) -> bool:
 
 
 def _is_onnx(path: Path) -> bool:
-    from server.onnx_file import has_external_data
+    from server.model.onnx_file import has_external_data
 
     try:
         has_external_data(path.read_bytes())

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from server.manifest import read_manifest
-from server.model import load_model
-from server.problem import StartError
-from server.pt2_file import read_archive
+from server.errors import StartError
+from server.model.loaded_model import load_model
+from server.model.manifest import read_manifest
+from server.model.pt2_file import read_archive
 from tools import environment
 from tools.model import compare, data, folder, settings
 from tools.model.converted import Converted

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from server.tensors import DTYPES, Array
+from server.model.tensors import DTYPES, Array
 
 Tensors: TypeAlias = dict[str, Array]
 """By name; rows along the first axis. Strings are numpy's own (`U`), never objects."""

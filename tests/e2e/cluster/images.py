@@ -10,7 +10,7 @@ import tarfile
 import urllib.request
 from pathlib import Path
 
-from tools.pulumi import obtain
+from tools import pulumi_cli as obtain
 
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _CONFIG = "application/vnd.oci.image.config.v1+json"

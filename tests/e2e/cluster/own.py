@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.e2e.cluster import add_ons, images, plan, slots
 from tests.e2e.cluster.api import Cluster, ClusterError
 from tests.e2e.cluster.programs import Programs, programs, unavailable
-from tools.pulumi import obtain
+from tools import pulumi_cli as obtain
 
 _ROOT = Path(__file__).parents[3]
 _START_SECONDS = 120

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.e2e.cluster.api import ClusterError
-from tools import debian
-from tools.pulumi import obtain
+from tests.support import debian
+from tools import pulumi_cli as obtain
 
 _HERE = Path(__file__).parent
 _KUBE, _METRICS = _HERE / "kube", _HERE / "metrics"

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tools import debian
-from tools.pulumi import obtain
+from tests.support import debian
+from tools import pulumi_cli as obtain
 
 _HERE = Path(__file__).parent
 

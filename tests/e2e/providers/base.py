@@ -12,8 +12,8 @@ from pathlib import Path
 
 from tests.e2e.providers.registry import Blob, push_image
 from tests.standins.cloud import CloudError
-from tools import debian
-from tools.pulumi import obtain
+from tests.support import debian
+from tools import pulumi_cli as obtain
 
 SUITE = "bookworm"
 PACKAGES = ("ca-certificates", "python-is-python3", "python3", "python3-pip")

@@ -18,8 +18,8 @@ from pathlib import Path
 from tests.e2e.providers import client
 from tests.e2e.providers.docker import BUILD_FLAGS
 from tests.standins.cloud import CloudError
-from tools import debian
-from tools.pulumi import obtain
+from tests.support import debian
+from tools import pulumi_cli as obtain
 
 _PROGRAMS = {"dockerd": "docker.io", "containerd": "containerd", "runc": "runc", "setpriv": "util-linux"}
 """Program -> the Debian package that has it."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e import providers
-from tests.engine.project import Project, _environment
 from tests.standins.cloud import Cloud
+from tests.support.engine_project import Project, _environment
 
 _PROJECT = """\
 name: trial

@@ -1,0 +1,1 @@
+"""HTTP/1.1: bytes on a socket <-> Request and Response."""

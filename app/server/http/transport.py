@@ -1,0 +1,93 @@
+"""All connections of a listening socket, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from email.utils import formatdate
+
+from .. import log
+from .connection import Connection, Core, Limits, Shared
+from .listener import BACKLOG
+
+_TICK_SECONDS = 0.25
+
+
+class Transport:
+    """Serves a Core on a listening socket."""
+
+    def __init__(self, core: Core, listener: socket.socket, limits: Limits, on_tick: Callable[[], None]) -> None:
+        """`on_tick` is called a few times a second."""
+        self._listener = listener
+        self._shared = Shared(core, limits)
+        self._server: asyncio.Server | None = None
+        self._ended = asyncio.Event()
+        self._stopping = False
+        self._on_tick = on_tick
+        self._shared.on_close = self._connection_closed
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are being read or answered."""
+        return sum(connection.unanswered for connection in self._shared.connections)
+
+    @property
+    def connections(self) -> int:
+        """Clients that are connected."""
+        return len(self._shared.connections)
+
+    async def accept(self) -> None:
+        """Take connections from now on."""
+        self._refresh()
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: Connection(self._shared), sock=self._listener, backlog=BACKLOG
+        )
+
+    async def serve(self) -> None:
+        """Answer until `stop`, and until every request that had begun is answered."""
+        ticks = asyncio.create_task(self._tick())
+        try:
+            await self._ended.wait()
+        finally:
+            ticks.cancel()
+            self.stop_accepting()
+
+    def drain(self) -> None:
+        """Let every answer from now on be its connection's last."""
+        self._shared.draining = True
+
+    def stop_accepting(self) -> None:
+        """Take no new connections; those that are open are served on.
+
+        A listening socket that is shared lives on in whoever shares it, with all connections that wait in its queue.
+        """
+        if self._server:
+            self._server.close()
+
+    def stop(self) -> None:
+        """Close idle connections and let `serve` return when the last request in flight is answered."""
+        self.drain()
+        self._stopping = True
+        for connection in list(self._shared.connections):
+            connection.stop()
+        self._connection_closed()
+
+    def _connection_closed(self) -> None:
+        if self._stopping and not self._shared.connections:
+            self._ended.set()
+
+    async def _tick(self) -> None:
+        while True:
+            self._refresh()
+            try:
+                for connection in list(self._shared.connections):
+                    connection.check()
+                self._on_tick()
+            except Exception:
+                log.logger.exception("a periodic check failed")
+            await asyncio.sleep(_TICK_SECONDS)
+
+    def _refresh(self) -> None:
+        self._shared.now = asyncio.get_running_loop().time()
+        self._shared.date = f"date: {formatdate(usegmt=True)}\r\n".encode()

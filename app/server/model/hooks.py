@@ -1,0 +1,158 @@
+"""hooks.py in the model folder: the model author's own code before and after the model.
+
+It runs only as model.json declares it, by its digest: code that is slipped into the folder is an error, not a program.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+
+from .. import log
+from ..errors import Problem, StartError
+from .manifest import Manifest, Output
+from .tensors import DTYPES, Array, Tensors, fits
+
+Hook: TypeAlias = Callable[[Tensors], Any]
+_MODULE = "model_hooks"
+
+
+class Hooks:
+    """The declared functions. They get copies: what they change in place is nobody else's."""
+
+    def __init__(self, manifest: Manifest, preprocess: Hook | None, postprocess: Hook | None) -> None:
+        self._preprocess = preprocess
+        self._postprocess = postprocess
+        self._outputs = [(output, manifest.row_shape(output)) for output in manifest.outputs]
+
+    @property
+    def preprocesses(self) -> bool:
+        """Whether the model takes something else than what clients send."""
+        return self._preprocess is not None
+
+    @property
+    def postprocesses(self) -> bool:
+        """Whether clients get something else than what the model gives."""
+        return self._postprocess is not None
+
+    def preprocess(self, inputs: Tensors, rows: int) -> Tensors:
+        """What clients sent, as the model takes it. A Problem rejected_by_hook when the hook raises a ValueError."""
+        return inputs if self._preprocess is None else _call("preprocess", self._preprocess, inputs, rows)
+
+    def postprocess(self, outputs: Tensors, rows: int) -> Tensors:
+        """What the model gave, as model.json says that it is answered."""
+        if self._postprocess is None:
+            return outputs
+        answered = _call("postprocess", self._postprocess, outputs, rows)
+        return {output.name: _checked(answered, output, row_shape) for output, row_shape in self._outputs}
+
+
+def load_hooks(folder: Path, manifest: Manifest) -> Hooks | None:
+    """The hooks that model.json declares, if any; a StartError for what does not fit or does not run."""
+    path = folder / "hooks.py"
+    if manifest.hooks is None:
+        if path.exists():
+            raise StartError(
+                f"{path} is code that model.json does not declare, so it does not run: "
+                "package the model again with `make model`, which writes its digest, or remove the file"
+            )
+        return None
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise StartError(f"{path}, which model.json declares, cannot be read: {error.strerror}") from None
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != manifest.hooks.sha256.lower():
+        raise StartError(
+            f"{path} is not the file that model.json declares: its SHA-256 is {digest}, not {manifest.hooks.sha256}"
+        )
+    module = _run(path, content)
+    preprocess, postprocess = (_function(path, module, name) for name in ("preprocess", "postprocess"))
+    if preprocess is None and postprocess is None:
+        raise StartError(f"{path} defines neither preprocess nor postprocess")
+    return Hooks(manifest, preprocess, postprocess)
+
+
+def _run(path: Path, content: bytes) -> ModuleType:
+    """The module, from the very bytes whose digest was checked."""
+    module = ModuleType(_MODULE)
+    module.__file__ = str(path)
+    try:
+        code = compile(content, str(path), "exec", dont_inherit=True)
+        sys.modules[_MODULE] = module  # as an import does; dataclasses look for themselves there
+        exec(code, module.__dict__)  # noqa: S102 - what this module is for
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = error.lineno if isinstance(error, SyntaxError) and error.filename == str(path) else [None, *lines][-1]
+        where = f"{path}, line {line}" if line else str(path)
+        message = error.msg if isinstance(error, SyntaxError) else error
+        raise StartError(f"{where}: {type(error).__name__}: {message}") from None
+    return module
+
+
+def _function(path: Path, module: ModuleType, name: str) -> Hook | None:
+    function = getattr(module, name, None)
+    if function is None:
+        return None
+    try:
+        inspect.signature(function).bind({})
+    except (TypeError, ValueError):
+        raise StartError(f"{path}: {name} must be a function of one argument, the tensors by name") from None
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        raise StartError(f"{path}: {name} must be a plain function: it runs on the inference thread")
+    return function
+
+
+def _call(name: str, hook: Hook, tensors: Tensors, rows: int) -> Tensors:
+    try:
+        result = hook({key: array.copy() for key, array in tensors.items()})
+    except ValueError as error:
+        raise Problem(422, "rejected_by_hook", str(error) or "the model refuses this input") from error
+    except (Exception, SystemExit) as error:
+        log.logger.exception("hook failed", extra={"fields": {"hook": name}})
+        raise Problem(500, "hook_failed", f"the model's {name} failed; the server's log says why") from error
+    if not isinstance(result, dict):
+        raise _wrong(f"{name} returned {type(result).__name__}, not a dict")
+    for key, array in cast("dict[Any, Any]", result).items():
+        if not isinstance(key, str) or not isinstance(array, np.ndarray):
+            raise _wrong(f"{name} returned {key!r}: {type(array).__name__}, not an array by name")
+        if cast(Array, array).shape[:1] != (rows,):
+            raise _wrong(f"{name} returned {key!r} of shape {list(cast(Array, array).shape)} for {rows} rows")
+    return cast(Tensors, result)
+
+
+def _checked(answered: Tensors, output: Output, row_shape: list[int]) -> Array:
+    """The output in the datatype and shape of model.json."""
+    array = answered.get(output.name)
+    if array is None:
+        raise _wrong(f"postprocess returned {sorted(answered)} without {output.name!r}")
+    shape = list(array.shape[1:])
+    if not fits(shape, row_shape):
+        raise _wrong(f"postprocess returned {output.name!r} with rows of shape {shape}, model.json has {row_shape}")
+    dtype = DTYPES[output.datatype]
+    if array.dtype == dtype and dtype != np.object_:
+        return array
+    result = array.astype(dtype) if np.can_cast(array.dtype, dtype, "same_kind") else None
+    if result is None or not _same(result, array):
+        raise _wrong(f"postprocess returned {output.name!r} as {array.dtype}, which is not {output.datatype}")
+    return result
+
+
+def _same(result: Array, array: Array) -> bool:
+    """Whether strings are strings, and whole numbers have kept their values; floats may lose digits."""
+    if result.dtype == np.object_:
+        return all(type(value) is str for value in result.ravel())
+    return result.dtype.kind not in "iu" or bool((result == array).all())
+
+
+def _wrong(message: str) -> Problem:
+    log.error("hook failed", reason=message)
+    return Problem(500, "hook_failed", f"the model's hook is wrong: {message}")

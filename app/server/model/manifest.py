@@ -1,0 +1,274 @@
+"""model.json: what a model is called, takes and gives. Names follow the Open Inference Protocol."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from ..errors import StartError
+
+Datatype = Literal[
+    "BOOL",
+    "INT8",
+    "INT16",
+    "INT32",
+    "INT64",
+    "UINT8",
+    "UINT16",
+    "UINT32",
+    "UINT64",
+    "FP16",
+    "FP32",
+    "FP64",
+    "BYTES",
+]
+FLOATS = frozenset({"FP16", "FP32", "FP64"})
+INTEGERS = frozenset({"INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"})
+Batching = Literal["dynamic", "fixed", "none"]
+_NO_MEMBER = re.compile(r'["\\\x00-\x1f]')
+"""What the key of a JSON object would have to escape."""
+
+
+class Image(msgspec.Struct, frozen=True, kw_only=True):
+    """How a picture becomes a row: `(pixel * scale - mean) / std`, channel by channel."""
+
+    mode: Literal["RGB", "L"] = "RGB"
+    layout: Literal["CHW", "HWC"] = "CHW"
+    scale: float = 1 / 255
+    mean: list[float] = []
+    std: list[float] = []
+
+    @property
+    def channels(self) -> int:
+        """Values a pixel."""
+        return len(self.mode)
+
+
+class Tensor(msgspec.Struct, frozen=True, kw_only=True):
+    """What inputs and outputs have in common."""
+
+    name: str
+    datatype: Datatype
+    shape: list[int]
+    """As the model has it: starting with the rows of a batch, unless the model's batching is "none"; -1 is any size."""
+
+
+class Input(Tensor, frozen=True, kw_only=True):
+    """A tensor that a client sends."""
+
+    features: list[str] = []
+    """What the values of a row mean, in order."""
+    nullable: bool = False
+    """Whether a value may be missing: JSON's null, which becomes NaN."""
+    image: Image | None = None
+    """The client sends pictures, and the row is made from each as this says."""
+
+
+class Output(Tensor, frozen=True, kw_only=True):
+    """A tensor that a client gets."""
+
+    labels: list[str] = []
+    """Names of the classes: an integer a row is one of them, n values a row are one for each."""
+
+
+class Numeric(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="numeric"):
+    """A column of numbers on the training data.
+
+    `counts[i]` values lie above `edges[i - 1]` and up to `edges[i]`; the first bin is open below, the last one above.
+    """
+
+    min: float
+    max: float
+    edges: list[float]
+    counts: list[int]
+    missing: int = 0
+
+
+class Categorical(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="categorical"):
+    """A column of categories on the training data, and how often each occurs."""
+
+    categories: dict[str, int]
+    missing: int = 0
+
+
+ColumnProfile: TypeAlias = "Numeric | Categorical"
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True):
+    """The training data that live traffic is compared with, column by column (see `columns`)."""
+
+    rows: int
+    features: dict[str, Numeric | Categorical] = {}
+    outputs: dict[str, Numeric | Categorical] = {}
+
+
+class Hooks(msgspec.Struct, frozen=True, kw_only=True):
+    """The code in hooks.py, which runs only as it was when model.json was written."""
+
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole file. Members it does not name are the author's own and ignored."""
+
+    name: str
+    version: str
+    format: Literal["onnx", "pt2"] = "onnx"
+    batching: Batching = "dynamic"
+    """dynamic: any number of rows at once; fixed: always the same number; none: the model knows no rows, one a run."""
+    inputs: list[Input]
+    outputs: list[Output]
+    example: msgspec.Raw
+    """A body for POST /predict that the model can answer."""
+    hooks: Hooks | None = None
+    profile: Profile | None = None
+
+    def row_shape(self, tensor: Tensor) -> list[int]:
+        """A tensor's shape without its rows."""
+        return tensor.shape if self.batching == "none" else tensor.shape[1:]
+
+    @property
+    def fixed_rows(self) -> int | None:
+        """The rows that every run must have, where the model insists on a number."""
+        return self.inputs[0].shape[0] if self.batching == "fixed" else None
+
+
+def columns(tensor: Tensor, row_shape: list[int]) -> list[str]:
+    """The names of a row's values, flattened; none when their number varies.
+
+    Features have their own names; the one value of a row has its tensor's; others are `tensor[label]` or `tensor[i]`.
+    """
+    width = math.prod(row_shape)
+    if -1 in row_shape:
+        return []
+    if isinstance(tensor, Input) and tensor.features:
+        return tensor.features
+    if width == 1:
+        return [tensor.name]
+    labels = tensor.labels if isinstance(tensor, Output) and tensor.labels else range(width)
+    return [f"{tensor.name}[{label}]" for label in labels]
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The checked manifest, or a StartError that names the member at fault."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise StartError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        return parse_manifest(content)
+    except ValueError as mistake:
+        raise StartError(f"{path}: {mistake}") from None
+
+
+def parse_manifest(content: bytes) -> Manifest:
+    """The checked manifest, or a ValueError that names the member at fault."""
+    try:
+        manifest = msgspec.json.decode(content, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"is not a model description: {error}") from None
+    _check(manifest)
+    return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    if not manifest.name or not manifest.version:
+        raise ValueError("name and version must not be empty")
+    for kind, tensors in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
+        names = [tensor.name for tensor in tensors]
+        if not names or "" in names or len(set(names)) < len(names):
+            raise ValueError(f"{kind} must name at least one tensor, each by a name of its own")
+        _check_members(names)
+        for tensor in tensors:
+            _check_shape(manifest, tensor, kind[:-1])
+    for tensor in manifest.inputs:
+        _check_input(tensor, manifest.row_shape(tensor))
+    for tensor in manifest.outputs:
+        _check_output(tensor, manifest.row_shape(tensor))
+    if manifest.profile:
+        _check_profile(manifest, manifest.profile)
+
+
+def _check_members(names: list[str]) -> None:
+    for name in names:
+        if _NO_MEMBER.search(name):
+            raise ValueError(f"the name {name!r} must have no quotation mark, backslash or control character")
+
+
+def _check_shape(manifest: Manifest, tensor: Tensor, kind: str) -> None:
+    what = f"the shape of {kind} {tensor.name!r}"
+    if any(size == 0 or size < -1 for size in tensor.shape):
+        raise ValueError(f"{what} has sizes that are neither positive nor -1: {tensor.shape}")
+    if manifest.batching == "dynamic" and tensor.shape[:1] != [-1]:
+        raise ValueError(f"{what} must start with -1 (rows), not be {tensor.shape}, unless batching is fixed or none")
+    if manifest.batching == "fixed" and (not tensor.shape or tensor.shape[0] != manifest.inputs[0].shape[0]):
+        raise ValueError(f"{what} must start with the batch's size like all others, not be {tensor.shape}")
+    if manifest.batching == "fixed" and tensor.shape[0] < 1:
+        raise ValueError(f"{what} must start with the batch's size, not be {tensor.shape}, when batching is fixed")
+
+
+def _check_input(tensor: Input, row: list[int]) -> None:
+    if tensor.features and (len(row) != 1 or row[0] != len(tensor.features)):
+        raise ValueError(f"input {tensor.name!r} has {len(tensor.features)} features but rows of shape {row}")
+    if len(set(tensor.features)) < len(tensor.features):
+        raise ValueError(f"input {tensor.name!r} has a feature twice")
+    if tensor.nullable and tensor.datatype not in FLOATS:
+        raise ValueError(f"input {tensor.name!r} is nullable, so its datatype must be a float, not {tensor.datatype}")
+    if tensor.image:
+        _check_image(tensor.name, tensor, row, tensor.image)
+
+
+def _check_image(name: str, tensor: Input, row: list[int], image: Image) -> None:
+    channels = row[0 if image.layout == "CHW" else -1] if len(row) == 3 else None
+    if channels != image.channels or -1 in row:
+        raise ValueError(f"input {name!r} is an image of {image.mode} in {image.layout}, but its rows are {row}")
+    if tensor.datatype not in ("FP32", "UINT8"):
+        raise ValueError(f"input {name!r} is an image, so its datatype must be FP32 or UINT8, not {tensor.datatype}")
+    if (
+        any(len(values) not in (0, image.channels) for values in (image.mean, image.std))
+        or min(image.std, default=1) <= 0
+    ):
+        raise ValueError(f"the image's mean and std of input {name!r} must be {image.channels} numbers, std above zero")
+    if tensor.datatype == "UINT8" and (image.mean or image.std):
+        raise ValueError(f"input {name!r} is an image in UINT8, which leaves pixels as they are: no mean and std")
+
+
+def _check_output(tensor: Output, row: list[int]) -> None:
+    if not tensor.labels:
+        return
+    if len(set(tensor.labels)) < len(tensor.labels):
+        raise ValueError(f"output {tensor.name!r} has a label twice")
+    if row not in ([], [len(tensor.labels)]):
+        raise ValueError(f"output {tensor.name!r} has {len(tensor.labels)} labels but rows of shape {row}")
+    if row:
+        _check_members(tensor.labels)
+    elif tensor.datatype not in INTEGERS:
+        raise ValueError(f"output {tensor.name!r} has labels, so its datatype must be an integer")
+
+
+def _check_profile(manifest: Manifest, profile: Profile) -> None:
+    for kind, tensors, profiles in (
+        ("feature", manifest.inputs, profile.features),
+        ("output", manifest.outputs, profile.outputs),
+    ):
+        names = [name for tensor in tensors for name in columns(tensor, manifest.row_shape(tensor))]
+        for name, column in profiles.items():
+            if names.count(name) != 1:
+                raise ValueError(f"the profile names {kind} {name!r}, which is not one column of the {kind}s")
+            if isinstance(column, Numeric):
+                _check_numeric(name, column)
+            elif not column.categories or min(column.categories.values()) < 0:
+                raise ValueError(f"the profile of {name!r} must have categories with counts of at least 0")
+
+
+def _check_numeric(name: str, column: Numeric) -> None:
+    if len(column.counts) != len(column.edges) + 1 or min(column.counts) < 0:
+        raise ValueError(f"the profile of {name!r} must have one count more than it has edges")
+    if any(low >= high for low, high in zip(column.edges, column.edges[1:], strict=False)):
+        raise ValueError(f"the edges in the profile of {name!r} must rise")
+    if not all(math.isfinite(value) for value in (column.min, column.max, *column.edges)):
+        raise ValueError(f"the profile of {name!r} must be finite")

@@ -1,0 +1,1 @@
+"""Bodies <-> tensors: /predict, the Open Inference Protocol, and what describes both."""

@@ -1,0 +1,267 @@
+"""The answer to GET /openapi.json: OpenAPI 3.1, from the types by which requests are decoded and answers encoded."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, TypeAlias
+from urllib.parse import quote
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from ..http.messages import ErrorBody, encode
+from ..model.manifest import Manifest
+from ..model.tensors import Array
+from ..predictor import LONGEST_TIMEOUT_MS
+from ..settings import Settings
+from .open_inference import ModelMetadata, ProtocolError, ResponseBody, ServerMetadata
+from .openapi_types import answer_types, infer_type, request_types
+from .predict_json import Decoder
+
+Json: TypeAlias = dict[str, Any]
+
+_MOST_EXAMPLE_VALUES = 64
+_FAILURES = {
+    400: "The request is not HTTP/1.1, a header is wrong, or the body is not JSON, is empty or has a key twice.",
+    401: "The key is missing or wrong.",
+    405: "The path takes other methods.",
+    408: "The request did not arrive in time.",
+    413: "The body is too large, or has too many rows.",
+    415: "The body's media type or content encoding is not taken.",
+    422: "The body does not fit the model's signature, or the model's answer to it is not a finite number.",
+    429: "Too much waits for the model.",
+    431: "Request line and headers are too large.",
+    500: "The server or the model failed; the server's log says why.",
+    503: "The model is not loaded yet.",
+    504: "The request's time was up before the model was free.",
+}
+_OF_EVERY_PATH = (400, 405, 408, 413, 429, 431, 500)
+_OF_PREDICTIONS = (415, 422, 503, 504)
+_SECONDS = {"description": "Seconds after which to try again.", "schema": {"type": "integer", "minimum": 1}}
+_HEADERS: dict[int, Json] = {
+    401: {"WWW-Authenticate": {"schema": {"const": "Bearer"}}},
+    405: {"Allow": {"description": "The methods that the path takes.", "schema": {"type": "string"}}},
+    429: {"Retry-After": _SECONDS},
+    503: {"Retry-After": _SECONDS},
+}
+
+
+def describe(manifest: Manifest, settings: Settings) -> bytes:
+    """The document."""
+    requests = request_types(manifest, settings.max_rows)
+    answers = answer_types(manifest, settings.max_rows)
+    types: dict[str, Any] = {
+        **{f"request {index}": body for index, body in enumerate(requests)},
+        **{f"answer {index}": body for index, body in enumerate(answers)},
+        "infer": infer_type(manifest, settings.max_rows),
+        "inferred": ResponseBody,
+        "timeout": Annotated[int, Meta(ge=1, le=LONGEST_TIMEOUT_MS)],
+        "length": Annotated[int, Meta(ge=1)],
+        "error": ErrorBody,
+        "protocol error": ProtocolError,
+        "live": msgspec.defstruct("Live", [("live", bool)]),
+        "ready": msgspec.defstruct("Ready", [("ready", bool)]),
+        "server": ServerMetadata,
+        "model": ModelMetadata,
+    }
+    schemas, components = msgspec.json.schema_components(types.values(), ref_template="#/components/schemas/{name}")
+    paths = _Paths(manifest, settings, dict(zip(types, schemas, strict=True)))
+    limits = f"A request body may have {settings.max_body_bytes} bytes and {settings.max_rows} rows."
+    document: Json = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": manifest.name,
+            "version": manifest.version,
+            "description": f"{limits} Integers have neither a fraction nor an exponent. What answers GET answers HEAD.",
+        },
+        "paths": paths.all(),
+        "components": {"schemas": components, "responses": paths.failures(), "parameters": paths.parameters()},
+    }
+    if settings.api_key is not None:
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    return encode(document)
+
+
+class _Paths:
+    def __init__(self, manifest: Manifest, settings: Settings, schemas: dict[str, Json]) -> None:
+        self._manifest = manifest
+        self._settings = settings
+        self._schemas = schemas
+
+    def all(self) -> Json:
+        """Every path of the server."""
+        text = {"type": "string"}
+        paths = {
+            "/predict": self._predict(),
+            "/v2": self._read("serverMetadata", "What this server is", self._json("server"), 503, v2=True),
+            "/v2/health/live": self._read("live", "Whether the process runs", self._json("live"), v2=True),
+            "/v2/health/ready": self._ready("ready"),
+        }
+        model = f"/v2/models/{quote(self._manifest.name, safe='')}"
+        for path, of in (model, ""), (f"{model}/versions/{quote(self._manifest.version, safe='')}", "Version"):
+            paths[path] = self._read(
+                f"model{of}Metadata", "What the model takes and gives", self._json("model"), 503, v2=True
+            )
+            paths[f"{path}/ready"] = self._ready(f"model{of}Ready")
+            paths[f"{path}/infer"] = self._infer(f"model{of}Infer")
+        return paths | {
+            "/metrics": self._read("metrics", "Figures for Prometheus", {"text/plain": {"schema": text}}),
+            "/docs": self._read("docs", "A page that shows the model", {"text/html": {"schema": text}}),
+            "/openapi.json": self._read(
+                "openapi", "This document", {"application/json": {"schema": {"type": "object"}}}, 503
+            ),
+        }
+
+    def failures(self) -> Json:
+        """The answers that are errors, in both forms."""
+        return {
+            f"{form}{status}": {
+                "description": description,
+                "headers": self._headers(_HEADERS.get(status, {})),
+                "content": self._json(error),
+            }
+            for form, error in (("Error", "error"), ("ProtocolError", "protocol error"))
+            for status, description in _FAILURES.items()
+        }
+
+    def parameters(self) -> Json:
+        """The request headers."""
+        return {
+            "RequestId": {
+                "name": "X-Request-Id",
+                "in": "header",
+                "description": "1 to 128 printable characters, for logs and the answer; else the server makes one.",
+                "schema": {"type": "string"},
+            },
+            "Traceparent": {
+                "name": "traceparent",
+                "in": "header",
+                "description": "The caller's W3C trace context.",
+                "schema": {"type": "string"},
+            },
+            "Timeout": {
+                "name": "X-Request-Timeout-Ms",
+                "in": "header",
+                "description": "How long the request may wait for the model.",
+                "schema": self._schemas["timeout"] | {"default": self._settings.timeout_ms},
+            },
+            "HeaderLength": {
+                "name": "Inference-Header-Content-Length",
+                "in": "header",
+                "description": "Bytes of the JSON that binary tensors follow.",
+                "schema": self._schemas["length"],
+            },
+        }
+
+    def _predict(self) -> Json:
+        bodies, answers = (
+            {"anyOf": [schema for name, schema in self._schemas.items() if name.startswith(f"{kind} ")]}
+            for kind in ("request", "answer")
+        )
+        content = {"schema": bodies, "example": self._manifest.example}
+        return self._operation(
+            "post",
+            {
+                "operationId": "predict",
+                "summary": "Predict one row, or many",
+                "parameters": _references("parameters", "RequestId", "Traceparent", "Timeout"),
+                "requestBody": {"required": True, "content": {"application/json": content}},
+            },
+            {"application/json": {"schema": answers}},
+            _OF_PREDICTIONS,
+        )
+
+    def _infer(self, name: str) -> Json:
+        content: Json = {"schema": self._schemas["infer"]}
+        example = _infer_example(self._manifest)
+        if example:
+            content["example"] = example
+        binary: Json = {"application/octet-stream": {}}
+        header = {"Inference-Header-Content-Length": {"schema": self._schemas["length"]}}
+        operation = {
+            "operationId": name,
+            "summary": "Predict by the Open Inference Protocol",
+            "parameters": _references("parameters", "RequestId", "Traceparent", "Timeout", "HeaderLength"),
+            "requestBody": {"required": True, "content": {"application/json": content, **binary}},
+        }
+        answers = self._json("inferred") | binary
+        return self._operation("post", operation, answers, _OF_PREDICTIONS, v2=True, headers=header)
+
+    def _ready(self, name: str) -> Json:
+        path = self._read(name, "Whether predictions are answered", self._json("ready"), v2=True)
+        path["get"]["responses"]["503"] = {
+            "description": "Not yet, or not any more.",
+            "headers": self._headers({}),
+            "content": {
+                "application/json": {"schema": {"anyOf": [self._schemas["ready"], self._schemas["protocol error"]]}}
+            },
+        }
+        return path
+
+    def _read(self, name: str, summary: str, content: Json, *failures: int, v2: bool = False) -> Json:
+        operation = {
+            "operationId": name,
+            "summary": summary,
+            "parameters": _references("parameters", "RequestId", "Traceparent"),
+        }
+        return self._operation("get", operation, content, failures, v2=v2)
+
+    def _operation(
+        self,
+        method: str,
+        operation: Json,
+        content: Json,
+        failures: tuple[int, ...],
+        *,
+        v2: bool = False,
+        headers: Json | None = None,
+    ) -> Json:
+        """A path that takes one method."""
+        failures = (*_OF_EVERY_PATH, *failures)
+        if method == "post" and self._settings.api_key is not None:
+            operation["security"] = [{"key": []}]
+            failures = (*failures, 401)
+        responses: Json = {
+            "200": {"description": "The answer.", "headers": self._headers(headers or {}), "content": content}
+        }
+        form = "ProtocolError" if v2 else "Error"
+        for status in sorted(failures):
+            responses[str(status)] = {"$ref": f"#/components/responses/{form}{status}"}
+        return {method: operation | {"responses": responses}}
+
+    def _json(self, name: str) -> Json:
+        return {"application/json": {"schema": self._schemas[name]}}
+
+    def _headers(self, headers: Json) -> Json:
+        return headers | {"x-request-id": {"schema": {"type": "string"}}}
+
+
+def _references(kind: str, *names: str) -> list[Json]:
+    return [{"$ref": f"#/components/{kind}/{name}"} for name in names]
+
+
+def _infer_example(manifest: Manifest) -> Json | None:
+    """The manifest's example for the protocol, unless it is large or a picture."""
+    if any(tensor.image for tensor in manifest.inputs):
+        return None
+    rows = Decoder(manifest, max_rows=2**31).decode(bytes(manifest.example))
+    inputs: list[Json] = []
+    for tensor in manifest.inputs:
+        array = np.array([rows.tensors]) if isinstance(rows.tensors, list) else rows.tensors[tensor.name]
+        if array.size > _MOST_EXAMPLE_VALUES:
+            return None
+        if manifest.batching == "none":
+            array = array[0]
+        inputs.append(
+            {"name": tensor.name, "datatype": tensor.datatype, "shape": list(array.shape), "data": _values(array)}
+        )
+    return {"inputs": inputs}
+
+
+def _values(array: Array) -> list[Any]:
+    """As they would be written: a float32 is not 5.099999904632568."""
+    values: list[Any] = array.ravel().tolist()
+    if array.dtype.kind != "f":
+        return values
+    return [None if math.isnan(value) else float(str(value)) for value in array.ravel()]

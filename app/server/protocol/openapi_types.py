@@ -1,0 +1,111 @@
+"""A model's signature as types of HTTP bodies, as narrow as the server is: to describe them, not to decode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from ..model.manifest import Input, Manifest, Output
+from ..predictor import ModelId
+from .open_inference import InputParameters, RequestBody, RequestedOutput, Size
+from .predict_json import array_type, lone_type, row_type, scalar_type
+
+Type: TypeAlias = Any
+
+
+def request_types(manifest: Manifest, max_rows: int) -> list[Type]:
+    """The bodies that POST /predict takes."""
+    row = _object("Row", {tensor.name: _lone(tensor, manifest) for tensor in manifest.inputs})
+    named = _object("PredictNamed", {"inputs": row | _rows(row, max_rows)})
+    if len(manifest.inputs) > 1:
+        return [named]
+    tensor = manifest.inputs[0]
+    rows = _rows(_described(tensor, row_type(tensor, manifest.row_shape(tensor), sized=True)), max_rows)
+    return [_object("PredictOne", {"input": _lone(tensor, manifest)}), _object("PredictMany", {"input": rows}), named]
+
+
+def answer_types(manifest: Manifest, max_rows: int) -> list[Type]:
+    """The bodies that it answers with."""
+    values = {
+        tensor.name: _answer(index, tensor, manifest.row_shape(tensor)) for index, tensor in enumerate(manifest.outputs)
+    }
+    value = _object("Prediction", values) if len(values) > 1 else values[manifest.outputs[0].name]
+    return [
+        _object("PredictedOne", {"model": ModelId, "prediction": value}),
+        _object("PredictedMany", {"model": ModelId, "predictions": _rows(value, max_rows)}),
+    ]
+
+
+def infer_type(manifest: Manifest, max_rows: int) -> Type:
+    """The JSON that POST /v2/models/{name}/infer takes."""
+    inputs: Type = _infer_input(0, manifest, max_rows)
+    for index in range(1, len(manifest.inputs)):
+        inputs |= _infer_input(index, manifest, max_rows)
+    number = len(manifest.inputs)
+    name = Literal[tuple(tensor.name for tensor in manifest.outputs)]
+    output = msgspec.defstruct("RequestedOutput", [("name", name)], bases=(RequestedOutput,), kw_only=True)
+    return msgspec.defstruct(
+        "InferRequest",
+        [
+            ("inputs", Annotated[list[inputs], Meta(min_length=number, max_length=number)]),
+            ("outputs", list[output] | UnsetType | None, UNSET),
+        ],
+        bases=(RequestBody,),
+        kw_only=True,
+    )
+
+
+def _infer_input(index: int, manifest: Manifest, max_rows: int) -> Type:
+    tensor = manifest.inputs[index]
+    row = manifest.row_shape(tensor)
+    value = scalar_type(tensor.datatype)
+    if tensor.nullable:
+        value |= None
+    shape = row if manifest.batching == "none" else [max_rows, *row]
+    sizes: list[Any] = [{"const": size} if size > 0 else {"type": "integer", "minimum": 1} for size in row]
+    if manifest.batching != "none":
+        sizes.insert(0, {"type": "integer", "minimum": 1, "maximum": max_rows})
+    lengths = Meta(min_length=len(shape), max_length=len(shape), extra_json_schema={"prefixItems": sizes})
+    flat_or_nested = value | array_type(value, shape[1:], sized=True) if shape[1:] else value
+    members = [
+        ("datatype", Literal[tensor.datatype]),
+        ("shape", Annotated[list[Size], lengths]),
+        ("parameters", InputParameters | UnsetType | None, UNSET),
+        ("data", list[flat_or_nested] | UnsetType, UNSET),
+    ]
+    # What tells inputs apart is a tag to msgspec.
+    return msgspec.defstruct(f"InferInput{index}", members, tag_field="name", tag=tensor.name)
+
+
+def _object(name: str, members: Mapping[str, Type]) -> Type:
+    """With these members, whose names need not be Python's, and no others."""
+    fields = {f"field_{index}": member for index, member in enumerate(members)}
+    types = zip(fields, members.values(), strict=True)
+    return msgspec.defstruct(name, types, rename=fields, forbid_unknown_fields=True)
+
+
+def _rows(row: Type, max_rows: int) -> Type:
+    return Annotated[list[row], Meta(min_length=1, max_length=max_rows)]
+
+
+def _lone(tensor: Input, manifest: Manifest) -> Type:
+    return _described(tensor, lone_type(tensor, manifest.row_shape(tensor), sized=True))
+
+
+def _described(tensor: Input, what: Type) -> Type:
+    if tensor.image:
+        return Annotated[what, Meta(description="A PNG, JPEG or WebP", extra_json_schema={"contentEncoding": "base64"})]
+    return Annotated[what, Meta(description=", ".join(tensor.features))] if tensor.features else what
+
+
+def _answer(index: int, tensor: Output, row_shape: list[int]) -> Type:
+    """See codec.Encoder."""
+    if tensor.labels and not row_shape:
+        return Literal[tuple(tensor.labels)]
+    value = scalar_type(tensor.datatype)
+    if tensor.labels:
+        return _object(f"Scores{index}", dict.fromkeys(tensor.labels, value))
+    return value if row_shape == [1] else array_type(value, row_shape, sized=True)

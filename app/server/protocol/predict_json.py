@@ -1,0 +1,323 @@
+"""JSON of /predict <-> tensors, as the model's manifest says. Pure: no model, no HTTP."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+
+from ..errors import Problem
+from ..model.manifest import FLOATS, INTEGERS, Datatype, Input, Manifest, Output
+from ..model.tensors import DTYPES, Array, Inputs, Tensors
+from . import strict_json
+from .images import ImageReader
+
+_all = np.logical_and.reduce
+_OPENING = re.compile(rb"[\s\[]*")
+
+
+class Rows(msgspec.Struct, frozen=True, gc=False):
+    """A decoded request: the rows, and whether it was one row that stood alone."""
+
+    tensors: Inputs
+    count: int
+    alone: bool
+    path: str
+    """Of what holds the row or the list of rows."""
+
+    def path_of(self, index: int) -> str:
+        """Of one row."""
+        return self.path if self.alone else f"{self.path}[{index}]"
+
+
+class _Body(msgspec.Struct, forbid_unknown_fields=True):
+    input: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    inputs: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+def scalar_type(datatype: Datatype) -> Any:
+    """What a value is in JSON, with bounds so that none overflows on its way into the array."""
+    if datatype in FLOATS:
+        most = _largest(datatype)
+        return Annotated[float, msgspec.Meta(ge=-most, le=most)]
+    if datatype in INTEGERS:
+        return Annotated[int, _integer_bounds(datatype)]
+    return bool if datatype == "BOOL" else str
+
+
+def value_type(tensor: Input) -> Any:
+    """What one value of an input is in JSON."""
+    if tensor.image:
+        return str
+    value = scalar_type(tensor.datatype)
+    return value | None if tensor.nullable else value
+
+
+def _largest(datatype: Datatype) -> float:
+    """The largest number that is not infinite when it is rounded to the datatype."""
+    if datatype == "FP64":
+        return sys.float_info.max
+    info = np.finfo(DTYPES[datatype])
+    last_gap = float(info.max) - float(np.nextafter(info.max, info.dtype.type(0)))
+    return math.nextafter(float(info.max) + last_gap / 2, 0)
+
+
+def _integer_bounds(datatype: Datatype) -> msgspec.Meta:
+    info = np.iinfo(DTYPES[datatype])
+    if datatype == "UINT64":  # msgspec's bounds are 64 bits with a sign: the array refuses what is too large
+        return msgspec.Meta(ge=0, extra_json_schema={"maximum": int(info.max)})
+    return msgspec.Meta(ge=int(info.min), le=int(info.max))
+
+
+def array_type(value: Any, shape: list[int], *, sized: bool) -> Any:
+    """Nested lists of the shape; `sized` ones have its lengths, too."""
+    for size in reversed(shape):
+        value = list[value]
+        if sized and size != -1:
+            value = Annotated[value, msgspec.Meta(min_length=size, max_length=size)]
+    return value
+
+
+def row_type(tensor: Input, row_shape: list[int], *, sized: bool = False) -> Any:
+    """What one row of several is in JSON. Its lengths are checked after decoding: that makes the better message."""
+    return str if tensor.image else array_type(value_type(tensor), row_shape, sized=sized)
+
+
+def lone_type(tensor: Input, row_shape: list[int], *, sized: bool = False) -> Any:
+    """What a row is where it stands alone or in an object: one value may be without its brackets."""
+    row = row_type(tensor, row_shape, sized=sized)
+    return value_type(tensor) | row if row_shape == [1] else row
+
+
+class _Column:
+    """One input: from its JSON values to its tensor."""
+
+    def __init__(self, tensor: Input, row_shape: list[int]) -> None:
+        self.name = tensor.name
+        self.row_type = row_type(tensor, row_shape)
+        self.lone_type = lone_type(tensor, row_shape)
+        self.dimensions = 0 if tensor.image else len(row_shape)
+        self._shape = row_shape
+        self._scalars = row_shape == [1]
+        self._dtype = DTYPES[tensor.datatype]
+        self.plain_width = row_shape[0] if len(row_shape) == 1 and tensor.datatype != "UINT64" else 0
+        """Values in a row that is a plain list of numbers, each in its datatype's bounds; else 0."""
+        self._strings = tensor.datatype == "BYTES"
+        self._image = ImageReader(tensor, row_shape) if tensor.image else None
+        self._what = f"{row_shape[0]} values" if len(row_shape) == 1 else f"values in the shape {row_shape}"
+        if tensor.features:
+            self._what += f" ({', '.join(tensor.features)})"
+
+    def tensor(self, rows: Sequence[Any], path_of: Callable[[int], str]) -> Array:
+        """The rows, whose JSON types are right, as an array; a Problem where their shape is not."""
+        if self._image:
+            pictures = np.empty(len(rows), dtype=object)
+            for index, text in enumerate(rows):
+                pictures[index] = self._image.check(text, path_of(index))
+            return pictures
+        nested: Sequence[Any] = [row if isinstance(row, list) else [row] for row in rows] if self._scalars else rows
+        if self._strings:
+            self._check_shape(nested, path_of)
+        try:
+            array = np.array(nested, dtype=self._dtype)
+        except ValueError:
+            self._check_shape(nested, path_of)
+            raise
+        except OverflowError:
+            raise self._out_of_range(rows, path_of) from None
+        sizes = zip(array.shape[1:], self._shape, strict=False)  # an empty list hides the dimensions below it
+        if any(size != wanted and (wanted != -1 or not size) for size, wanted in sizes):
+            self._check_shape(nested, path_of)
+        return array
+
+    def _out_of_range(self, rows: Sequence[Any], path_of: Callable[[int], str]) -> Problem:
+        """What is above the one bound that the JSON's types leave out: that of UINT64."""
+        most = int(np.iinfo(self._dtype).max)
+        places = ((index, np.argwhere(np.array(row, dtype=object) > most)) for index, row in enumerate(rows))
+        index, where = next((index, found[0]) for index, found in places if len(found))
+        path = path_of(index) + "".join(f"[{position}]" for position in where)
+        return Problem(422, "wrong_type", f"Expected `int` <= {most}", path=path)
+
+    def _check_shape(self, rows: Sequence[Any], path_of: Callable[[int], str]) -> None:
+        sizes = list(self._shape)
+        for index, row in enumerate(rows):
+            self._check_nested(row, sizes, 0, path_of(index))
+
+    def _check_nested(self, value: Any, sizes: list[int], depth: int, path: str) -> None:
+        """`sizes` remembers the first size that was met where any will do: all rows must agree."""
+        if depth == len(sizes):
+            return
+        if sizes[depth] == -1:
+            sizes[depth] = max(len(value), 1)
+        if len(value) != sizes[depth]:
+            what = f"a row is {self._what}" if depth == 0 else f"here are {sizes[depth]} values"
+            raise Problem(422, "wrong_shape", f"{what}, got {len(value)}", path=path)
+        for index, each in enumerate(value):
+            if depth + 1 < len(sizes):
+                self._check_nested(each, sizes, depth + 1, f"{path}[{index}]")
+
+
+class Decoder:
+    """A body of /predict -> Rows. Every mistake is a Problem with the field's path."""
+
+    def __init__(self, manifest: Manifest, max_rows: int) -> None:
+        self._max_rows = max_rows
+        self._columns = [_Column(tensor, manifest.row_shape(tensor)) for tensor in manifest.inputs]
+        self._names = [column.name for column in self._columns]
+        self._body = msgspec.json.Decoder(_Body)
+        fields = {f"field_{index}": column for index, column in enumerate(self._columns)}
+        self._fields = list(fields)
+        row = msgspec.defstruct(
+            "Row",
+            [(field, column.lone_type) for field, column in fields.items()],
+            rename={field: column.name for field, column in fields.items()},
+            forbid_unknown_fields=True,
+        )
+        self._row: msgspec.json.Decoder[Any] = msgspec.json.Decoder(row)
+        self._rows: msgspec.json.Decoder[list[Any]] = msgspec.json.Decoder(list[row])
+        self._single = self._columns[0] if len(self._columns) == 1 else None
+        self._width = self._single.plain_width if self._single else 0
+        if self._single:
+            self._one: msgspec.json.Decoder[Any] = msgspec.json.Decoder(self._single.lone_type)
+            self._many: msgspec.json.Decoder[list[Any]] = msgspec.json.Decoder(list[self._single.row_type])
+            single = msgspec.defstruct("Single", [("input", self._single.row_type)], forbid_unknown_fields=True)
+            self._fast: msgspec.json.Decoder[Any] = msgspec.json.Decoder(single)
+
+    def decode(self, body: bytes) -> Rows:
+        """The rows of a request body."""
+        if self._width and body.count(b'"') == 2:  # so there is one key, once, and no text
+            try:
+                row: list[Any] = self._fast.decode(body).input
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                row = []  # many rows, a value without brackets, or a mistake, which is found and named below
+            if len(row) == self._width:
+                return Rows(row, 1, True, "$.input")
+        return self._decode(body)
+
+    def _decode(self, body: bytes) -> Rows:
+        if not body:
+            raise Problem(400, "empty_body", 'the body is empty; send {"input": [...]}')
+        members = strict_json.decode(self._body, body, "$")
+        raw = [bytes(value) for value in (members.input, members.inputs) if not isinstance(value, msgspec.UnsetType)]
+        if not raw:
+            raise Problem(422, "missing_input", f"send {self._usage}", path="$")
+        if len(raw) == 2:
+            raise Problem(422, "wrong_type", "send `input` or `inputs`, not both", path="$")
+        named = isinstance(members.input, msgspec.UnsetType)
+        # msgspec keeps the last of duplicate keys. There is one key, so outside its value there must be exactly its
+        # own two quotation marks.
+        if body.count(b'"') - raw[0].count(b'"') != 2:
+            key = "inputs" if named else "input"
+            raise Problem(400, "malformed_json", f"the key `{key}` appears more than once", path=f"$.{key}")
+        return self._named(body, raw[0]) if named else self._input(raw[0])
+
+    @property
+    def _usage(self) -> str:
+        if self._single:
+            return '{"input": ...}'
+        return '{"inputs": {' + ", ".join(f"{json.dumps(name)}: ..." for name in self._names) + "}}"
+
+    def _input(self, raw: bytes) -> Rows:
+        column = self._single
+        if column is None:
+            raise Problem(
+                422, "wrong_type", f"the model has {len(self._names)} inputs: send {self._usage}", path="$.input"
+            )
+        opening = _OPENING.match(raw)
+        alone = (opening[0].count(b"[") if opening else 0) <= column.dimensions
+        rows = (
+            [strict_json.decode(self._one, raw, "$.input")]
+            if alone
+            else self._counted(strict_json.decode(self._many, raw, "$.input"), "$.input")
+        )
+        tensor = column.tensor(rows, _paths("$.input", "", alone=alone))
+        return Rows({column.name: tensor}, len(rows), alone, "$.input")
+
+    def _named(self, body: bytes, raw: bytes) -> Rows:
+        alone = not raw.lstrip().startswith(b"[")
+        rows = (
+            [strict_json.decode(self._row, raw, "$.inputs")]
+            if alone
+            else self._counted(strict_json.decode(self._rows, raw, "$.inputs"), "$.inputs")
+        )
+        self._check_duplicates(body, raw, len(rows))
+        tensors: Tensors = {}
+        for field, column in zip(self._fields, self._columns, strict=True):
+            values = [getattr(row, field) for row in rows]
+            tensors[column.name] = column.tensor(values, _paths("$.inputs", f".{column.name}", alone=alone))
+        return Rows(tensors, len(rows), alone, "$.inputs")
+
+    def _counted(self, rows: list[Any], path: str) -> list[Any]:
+        if not rows:
+            raise Problem(422, "wrong_shape", "there must be at least one row", path=path)
+        if len(rows) > self._max_rows:
+            message = f"{len(rows)} rows; one request may have {self._max_rows}"
+            raise Problem(413, "too_many_rows", message, path=path)
+        return rows
+
+    def _check_duplicates(self, body: bytes, raw: bytes, rows: int) -> None:
+        """msgspec keeps the last of duplicate keys. Each must be there as often as there are rows."""
+        if b"\\" not in raw and all(raw.count(f'"{name}"'.encode()) == rows for name in self._names):
+            return  # spelled in one way only, and found in every row before
+        strict_json.refuse_duplicates(body)
+
+
+def _paths(root: str, member: str, *, alone: bool) -> Callable[[int], str]:
+    """Where a row's value is, by the row's index."""
+    return lambda row: f"{root}{member}" if alone else f"{root}[{row}]{member}"
+
+
+class Encoder:
+    """The answer's tensors -> one plain value a row, as the manifest's labels say."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._names = [output.name for output in manifest.outputs]
+        self._values = [_values(output, manifest.row_shape(output)) for output in manifest.outputs]
+        self._object = _object(self._names)
+        self._labelled = [bool(output.labels) and not manifest.row_shape(output) for output in manifest.outputs]
+        self._floats = [output.name for output in manifest.outputs if output.datatype in FLOATS]
+
+    def rows(self, tensors: Tensors) -> list[Any]:
+        """A row's value, or the Problem that stands in its place.
+
+        One output is its bare value, several are an object by name.
+        """
+        columns = [values(tensors[name]) for name, values in zip(self._names, self._values, strict=True)]
+        rows = columns[0] if len(columns) == 1 else list(map(self._object, *columns))
+        for name, labelled, column in zip(self._names, self._labelled, columns, strict=True):
+            if labelled and None in column:
+                for index in [index for index, label in enumerate(column) if label is None]:
+                    message = f"the model's output {name!r} is {tensors[name][index]}, which has no label"
+                    rows[index] = Problem(500, "unknown_label", message)
+        for name in self._floats:
+            finite = np.isfinite(tensors[name])
+            if not _all(finite, axis=None):
+                for index in np.flatnonzero(~finite.reshape(len(finite), -1).all(axis=1)):
+                    message = f"for this input the model's output {name!r} is not a finite number"
+                    rows[index] = Problem(422, "non_finite_output", message)
+        return rows
+
+
+def _object(names: list[str]) -> Callable[..., Any]:
+    """Values, in order -> what encodes to a JSON object with these members; a struct, which is faster than a dict."""
+    fields = {f"field_{index}": name for index, name in enumerate(names)}
+    return msgspec.defstruct("Object", list(fields), rename=fields, gc=False)
+
+
+def _values(output: Output, row_shape: list[int]) -> Callable[[Array], list[Any]]:
+    labels = output.labels
+    if labels and not row_shape:
+        name_of = dict(enumerate(labels)).get
+        return lambda array: list(map(name_of, array.tolist()))
+    if labels:
+        scores = _object(labels)
+        return lambda array: list(map(scores, *array.T.tolist()))
+    if row_shape == [1]:
+        return lambda array: array[:, 0].tolist()
+    return lambda array: array.tolist()

@@ -1,0 +1,100 @@
+"""What the server counts, for Prometheus."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from ..batching import Batch
+from ..model.tensors import Tensors
+from .drift import Monitor
+from .histogram import Timings, counter, histogram
+
+_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+
+
+class Metrics(Collector):
+    """One per process, on the event loop's thread. It observes the Batcher."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        self._registry.register(self)
+        self._answered: Counter[tuple[object, ...]] = Counter()
+        self._lost: Counter[str] = Counter()
+        self._queue, self._run, self._total = Timings(_SECONDS), Timings(_SECONDS), Timings(_SECONDS)
+        self._batch_rows = Timings(_ROWS)
+        self._monitor: Monitor | None = None
+        self._info: dict[str, str] = {}
+        self._gauges: list[tuple[str, str, Callable[[], float]]] = []
+
+    def open(self, name: str, version: str, monitor: Monitor) -> None:
+        """Count for this model from now on."""
+        self._info = {"name": name, "version": version}
+        self._monitor = monitor
+        self._registry.register(monitor)
+
+    def watch(self, name: str, documentation: str, value: Callable[[], float]) -> None:
+        """Ask for `value` at every scrape."""
+        self._gauges.append((name, documentation, value))
+
+    def answered(self, path: str, code: int) -> None:
+        """Count a request. `path` must come from a fixed set: each value is a time series for ever."""
+        self._answered[path, code] += 1
+
+    def predicted(self, queue: float, run: float, total: float) -> None:
+        """Note a prediction's seconds: in the queue, in the model's run, and from the request to its answer."""
+        self._queue.add(queue)
+        self._run.add(run)
+        self._total.add(total)
+
+    def ran(self, inputs: Tensors, batch: Batch) -> None:
+        """A run has ended; `inputs` are its rows as they were sent."""
+        self._batch_rows.add(batch.rows)
+        if self._monitor:
+            self._monitor.note(inputs, batch.outputs)
+
+    def shed(self) -> None:
+        """A request was turned away."""
+        self._lost["shed"] += 1
+
+    def expired(self) -> None:
+        """A request's time was up before its run."""
+        self._lost["expired"] += 1
+
+    def abandoned(self) -> None:
+        """A request's client left before its run."""
+        self._lost["abandoned"] += 1
+
+    def collect(self) -> Iterator[Metric]:
+        """The families, for the registry."""
+        yield counter("model_requests", "Requests answered, by path and status code", ["path", "code"], self._answered)
+        phases = {("queue",): self._queue, ("run",): self._run, ("total",): self._total}
+        yield histogram("model_request_seconds", "Time of a prediction, by phase", ["phase"], phases)
+        yield histogram("model_batch_rows", "Rows that the model was run on at once", [], {(): self._batch_rows})
+        for name, what in _LOST.items():
+            yield counter(f"model_{name}", f"Requests {what}", [], {(): self._lost[name]})
+        for name, documentation, value in self._gauges:
+            yield GaugeMetricFamily(name, documentation, value=value())
+        if self._info:
+            yield InfoMetricFamily("model", "The model that is served", value=self._info)
+
+    def text(self) -> bytes:
+        """The exposition that Prometheus reads."""
+        return generate_latest(self._registry)
+
+
+_LOST = {
+    "shed": "turned away with 429, because too much waited",
+    "expired": "whose time was up before the model was free",
+    "abandoned": "whose client left before the model was free",
+}

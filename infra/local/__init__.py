@@ -1,0 +1,1 @@
+"""Target `local`: the app as a supervised process on this machine."""

@@ -1,0 +1,446 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from server.errors import Problem, StartError
+from server.model import loaded_model as model_module
+from server.model.loaded_model import Model, load_model
+from server.model.manifest import parse_manifest
+from server.model.onnx_file import has_external_data
+from server.model.tensors import DTYPES, Tensors
+from server.protocol.predict_json import Decoder
+from tests.app.harness import IRIS, MODEL, SETOSA, constant, slow_model, tensor, write_model
+
+IDENTITY = [helper.make_node("Identity", ["x"], ["y"])]
+
+
+def predict(model: Model, values: Any) -> list[Any]:
+    """The answers to rows of a model with one input."""
+    given = model.manifest.inputs[0]
+    return model.values(model.run({given.name: np.array(values, dtype=DTYPES[given.datatype])}))
+
+
+def test_the_shipped_model_answers_its_example() -> None:
+    model = load_model(MODEL)
+    model.warm_up()
+    assert model.inline_rows >= 1
+    assert model.best_rows >= 1
+    assert 0 < model.seconds_per_row < 1
+    [row] = json.loads(msgspec.json.encode(predict(model, [SETOSA])))
+    assert row["species"] == "setosa"
+    assert list(row["probabilities"]) == ["setosa", "versicolor", "virginica"]
+    assert sum(row["probabilities"].values()) == pytest.approx(1)
+
+
+def test_a_single_plain_output_is_its_bare_value(tmp_path: Path) -> None:
+    model = load_model(write_model(tmp_path, IDENTITY, example=[1.5]))
+    assert predict(model, [[1.5], [2.5]]) == [1.5, 2.5]
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0])
+def test_an_answer_that_json_cannot_say_is_a_problem_of_its_row_alone(tmp_path: Path, value: float) -> None:
+    model = load_model(write_model(tmp_path, [helper.make_node("Log", ["x"], ["y"])], example=[1.0]))
+    first, second, third = predict(model, [[1.0], [value], [1.0]])
+    assert (first, third) == (0.0, 0.0)
+    assert isinstance(second, Problem)
+    assert (second.status, second.code) == (422, "non_finite_output")
+
+
+def test_a_class_without_a_label_is_a_problem(tmp_path: Path) -> None:
+    outputs = [tensor("y", "INT64", [-1], labels=["a", "b"])]
+    inputs = [tensor("x", "INT64", [-1, 1])]
+    nodes = [helper.make_node("Squeeze", ["x", "axis"], ["y"])]
+    folder = write_model(
+        tmp_path, nodes, example=[1], inputs=inputs, outputs=outputs, initializers=[constant("axis", [1])]
+    )
+    good, negative, high = predict(load_model(folder), [[1], [-1], [2]])
+    assert good == "b"
+    assert isinstance(negative, Problem)
+    assert isinstance(high, Problem)
+
+
+SAMPLES: dict[str, list[Any]] = {
+    "BOOL": [True, False],
+    "BYTES": ["", "a \u00e9\N{GRINNING FACE}"],
+    "UINT64": [0, 2**64 - 1],
+    "INT64": [-(2**63), 2**63 - 1],
+    "FP16": [0.5, -65504.0],
+    "FP64": [5e-324, -1.7e308],
+}
+
+
+@pytest.mark.parametrize("batching", ["dynamic", "fixed", "none"])
+@pytest.mark.parametrize("row_shape", [[], [1], [2], [2, 1]])
+@pytest.mark.parametrize("datatype", list(DTYPES))
+def test_every_datatype_shape_and_batching_runs(
+    tmp_path: Path, datatype: Any, row_shape: list[int], batching: str
+) -> None:
+    shape = {"dynamic": [-1, *row_shape], "fixed": [4, *row_shape], "none": row_shape}[batching]
+    samples = SAMPLES.get(datatype, [1, 2])
+    rows = [np.full(row_shape, sample, dtype=DTYPES[datatype]).tolist() for sample in samples * 3]
+    model = load_model(
+        write_model(
+            tmp_path,
+            IDENTITY,
+            example=rows[0] if row_shape else {"inputs": {"x": rows[0]}},
+            inputs=[tensor("x", datatype, shape)],
+            outputs=[tensor("y", datatype, shape)],
+            batching=batching,
+        )
+    )
+    model.warm_up()
+    for count in (1, 2, 4, 5, 6):
+        array = np.array(rows[:count], dtype=DTYPES[datatype])
+        answer = model.run({"x": array})["y"]
+        assert (answer.dtype, answer.shape) == (array.dtype, array.shape)
+        assert answer.tolist() == array.tolist()
+        assert model.values({"y": answer}) == (array[:, 0] if row_shape == [1] else array).tolist()
+
+
+def test_several_inputs_of_several_requests_are_joined_in_order(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Add", ["a", "b"], ["y"])]
+    inputs = [tensor("a", "FP32", [-1, 2]), tensor("b", "FP32", [-1, 1])]
+    outputs = [tensor("y", "FP32", [-1, 2])]
+    example = {"inputs": {"a": [1, 2], "b": 3}}
+    model = load_model(write_model(tmp_path, nodes, example=example, inputs=inputs, outputs=outputs))
+    model.warm_up()
+    decoder = Decoder(model.manifest, max_rows=9)
+    bodies = [b'{"inputs": {"b": 1, "a": [1, 2]}}', b'{"inputs": [{"a": [3, 4], "b": 2}, {"a": [5, 6], "b": [3]}]}']
+    joined = model.join([decoder.decode(body).tensors for body in bodies])
+    assert predict_joined(model, joined) == [[2, 3], [5, 6], [8, 9]]
+
+
+def predict_joined(model: Model, joined: Tensors) -> list[Any]:
+    assert {len(array) for array in joined.values()} == {len(next(iter(joined.values())))}
+    return model.values(model.run(joined))
+
+
+def test_plain_rows_and_tensors_are_joined_in_order(tmp_path: Path) -> None:
+    model = load_model(write_model(tmp_path, IDENTITY, example=[1.0]))
+    parts = [[1.0], [2], {"x": np.float32([[3], [4]])}, [5], {"x": np.float32([[6]])}, [None]]
+    joined = model.join(parts)
+    assert joined["x"].dtype == np.float32
+    assert np.array_equal(joined["x"][:, 0], [1, 2, 3, 4, 5, 6, np.nan], equal_nan=True)
+    assert model.join([[7.0]])["x"].tolist() == [[7]]
+    assert model.join([parts[2]]) is parts[2]
+
+
+# --- batches, on a model that tells what it was run on
+
+
+class Echo:
+    """y = x; notes the rows of each run, and lets time pass."""
+
+    def __init__(self, seconds: Callable[[int], float] = lambda _: 0.0) -> None:
+        self.runs: list[Any] = []
+        self.seconds = seconds
+        self.now = 0.0
+
+    def run(self, inputs: Tensors) -> Tensors:
+        array = inputs["x"]
+        self.runs.append(array.tolist())
+        self.now += self.seconds(len(array) if array.ndim else 1)
+        return {"y": array}
+
+
+def echo(backend: Echo, shape: list[int], batching: str = "dynamic") -> Model:
+    sides = {"inputs": [tensor("x", "FP32", shape)], "outputs": [tensor("y", "FP32", shape)]}
+    members = {"name": "m", "version": "1", "batching": batching, "example": {"input": 1.0}} | sides
+    return Model(parse_manifest(json.dumps(members).encode()), backend, None)
+
+
+def test_a_fixed_batch_is_filled_up_and_cut() -> None:
+    backend = Echo()
+    model = echo(backend, [4], "fixed")
+    assert model.best_rows == 4
+    for count, runs in (
+        (1, [[0, 0, 0, 0]]),
+        (3, [[0, 1, 2, 2]]),
+        (4, [[0, 1, 2, 3]]),
+        (9, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 8, 8, 8]]),
+    ):
+        backend.runs.clear()
+        assert predict(model, range(count)) == list(range(count))
+        assert backend.runs == runs
+
+
+def test_a_model_without_rows_is_run_row_by_row() -> None:
+    backend = Echo()
+    model = echo(backend, [], "none")
+    assert model.best_rows == 1
+    assert predict(model, [1, 2, 3]) == [1, 2, 3]
+    assert backend.runs == [1, 2, 3]
+
+
+def test_more_rows_than_are_best_are_split() -> None:
+    backend = Echo()
+    model = echo(backend, [-1])
+    model.best_rows = 3
+    assert predict(model, range(7)) == list(range(7))
+    assert backend.runs == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+class Liar:
+    """Answers in whatever shape it is told, for one run after the other."""
+
+    def __init__(self, *shapes: tuple[int, ...]) -> None:
+        self.shapes = list(shapes)
+
+    def run(self, inputs: Tensors) -> Tensors:
+        return {"y": np.zeros(self.shapes.pop(0), dtype=np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("shape", "wrong"), [([-1], (1,)), ([-1], (2, 1)), ([-1], ()), ([-1, 3], (2, 2)), ([-1, -1, 3], (2, 9, 2))]
+)
+def test_an_output_of_another_shape_is_the_models_mistake(shape: list[int], wrong: tuple[int, ...]) -> None:
+    model = echo(Liar(wrong), shape)  # type: ignore[arg-type]
+    with pytest.raises(Problem, match=r"the model's output 'y' has the shape \[.*\] for 2 rows, not \[2") as error:
+        model.run({"x": np.zeros((2, *([1] * (len(shape) - 1))), dtype=np.float32)})
+    assert error.value.status == 500
+
+
+def test_answers_of_different_shapes_are_not_one_answer() -> None:
+    model = echo(Liar((2, 3), (1, 3)), [-1, 3], "none")  # type: ignore[arg-type]
+    with pytest.raises(Problem) as error:
+        model.run({"x": np.zeros((2, 2, 3), dtype=np.float32)})
+    assert (error.value.status, error.value.code) == (422, "ragged_output")
+
+
+def test_rows_of_varying_shape_are_marked(tmp_path: Path) -> None:
+    shapes = [([-1, 3], False), ([-1, -1], True), ([-1, 2, -1], True)]
+    assert [echo(Echo(), shape).shapes_vary for shape, _ in shapes] == [varies for _, varies in shapes]
+
+
+# --- the warm-up, by a clock that only the model moves
+
+
+def warmed_up(
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: Callable[[int], float],
+    shape: list[int] | None = None,
+    batching: str = "dynamic",
+) -> tuple[int, int, float]:
+    """Rows that are best, rows that run inline, and a row's seconds in microseconds."""
+    backend = Echo(seconds)
+    monkeypatch.setattr(model_module, "time", SimpleNamespace(perf_counter=lambda: backend.now))
+    model = echo(backend, [-1] if shape is None else shape, batching)
+    model.warm_up()
+    assert backend.now < 1
+    return model.best_rows, model.inline_rows, round(model.seconds_per_row * 1e6, 3)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "per_row", "expected"),
+    [
+        (10e-6, 0.01e-6, (1024, 256, 0.02)),  # all is fixed cost: as many as possible
+        (10e-6, 10e-6, (1024, 32, 10.01)),  # a larger batch saves hand-overs to the thread
+        (0, 100e-6, (512, 4, 100)),  # even where it is nothing else that it saves
+        (0, 1e-3, (64, 0, 1000)),  # but whoever comes next should not wait longer
+        (5e-3, 1e-6, (1024, 0, 5.883)),  # the more, the better, and there is time to see it
+        (40e-3, 1e-6, (8, 0, 5001)),  # as many as could be tried in a moment
+        (80e-3, 0, (1, 0, 80_000)),  # two would do, but whoever comes next should not wait longer
+        (0.3, 0.1, (1, 0, 400_000)),
+    ],
+)
+def test_the_warm_up_finds_the_best_batch(
+    monkeypatch: pytest.MonkeyPatch, fixed: float, per_row: float, expected: tuple[int, int, float]
+) -> None:
+    assert warmed_up(monkeypatch, lambda rows: fixed + per_row * rows) == expected
+
+
+def test_the_warm_up_keeps_a_fixed_batch_and_a_model_without_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert warmed_up(monkeypatch, lambda _: 400e-6, [8], "fixed") == (8, 8, 50)
+    assert warmed_up(monkeypatch, lambda _: 600e-6, [8], "fixed") == (8, 0, 75)
+    assert warmed_up(monkeypatch, lambda _: 100e-6, [], "none") == (1, 1, 100)
+    assert warmed_up(monkeypatch, lambda _: 1e-3, [], "none") == (1, 0, 1000)
+
+
+def test_a_slow_model_is_kept_off_the_event_loop(tmp_path: Path) -> None:
+    model = load_model(slow_model(tmp_path, 20_000))
+    model.warm_up()
+    assert model.inline_rows == 0
+
+
+# --- what is refused at the start
+
+
+def _iris(tmp_path: Path, **changes: Any) -> Path:
+    (tmp_path / "model.onnx").write_bytes((MODEL / "model.onnx").read_bytes())
+    (tmp_path / "model.json").write_text(json.dumps(IRIS | changes))
+    return tmp_path
+
+
+def _input(**changes: Any) -> list[dict[str, Any]]:
+    return [IRIS["inputs"][0] | changes]
+
+
+def _output(**changes: Any) -> list[dict[str, Any]]:
+    return [IRIS["outputs"][0] | changes]
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"name": ""}, "name and version"),
+    ({"name": 1}, r"Expected `str`, got `int` - at `\$.name`"),
+    ({"inputs": []}, "inputs must name at least one tensor"),
+    ({"inputs": _input(datatype="FP31")}, r"at `\$.inputs\[0\].datatype`"),
+    ({"inputs": _input(shape=[3])}, r"the shape of input 'input' must start with -1 \(rows\), not be \[3\]"),
+    ({"inputs": _input(features=["a"])}, r"input 'input' has 1 features but rows of shape \[3\]"),
+    ({"inputs": _input(datatype="FP64")}, r"input 'input' is tensor\(float\), model.json has FP64"),
+    (
+        {"inputs": _input(shape=[-1, 4], features=[]), "profile": None},
+        r"input 'input' has shape \[-1, 3\], model.json has \[-1, 4\]",
+    ),
+    (
+        {"inputs": _input(shape=[-1, -1], features=[]), "profile": None},
+        r"input 'input' has shape \[-1, 3\], model.json has \[-1, -1\]",
+    ),
+    (
+        {"inputs": _input(shape=[-1, 3, 1], features=[]), "profile": None},
+        r"input 'input' has shape \[-1, 3\], model.json has \[-1, 3, 1\]",
+    ),
+    (
+        {"inputs": _input(name="wrong"), "profile": None},
+        r"model.onnx has the inputs \['input'\], model.json has \['wrong'\]",
+    ),
+    (
+        {"inputs": [*_input(), tensor("more", "FP32", [-1])], "profile": None},
+        r"model.onnx has the inputs \['input'\], model.json has \['input', 'more'\]",
+    ),
+    ({"outputs": []}, "outputs must name at least one tensor"),
+    (
+        {"outputs": _output(name="wrong"), "profile": None},
+        r"model.onnx has the outputs \['probabilities', 'species'\], model.json has \['wrong'\]",
+    ),
+    (
+        {"outputs": _output(datatype="FP32", labels=[]), "profile": None},
+        r"output 'species' is tensor\(int64\), model.json has FP32",
+    ),
+    ({"outputs": _output(shape=[-1, 2])}, r"output 'species' has 3 labels but rows of shape \[2\]"),
+    ({"batching": "fixed"}, "must start with the batch's size"),
+    ({"example": {"input": [1, 2]}}, r"own example: a row is 3 values .* got 2 \(at \$\.input\)"),
+    ({"example": {"inputs": {"x": 1}}}, r"own example: Object contains unknown field `x` \(at \$\.inputs\)"),
+    ({"example": []}, r"own example: Expected `object`, got `array` \(at \$\)"),
+    (
+        {"profile": {"rows": 1, "features": {"other": {"kind": "categorical", "categories": {"a": 1}}}}},
+        "the profile names feature 'other', which is not one column of the features",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED)
+def test_a_description_that_does_not_fit_is_refused_with_the_reason(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(StartError, match=message):
+        load_model(_iris(tmp_path, **changes)).warm_up()
+
+
+ROWS_3: dict[str, Any] = {
+    "batching": "fixed",
+    "inputs": [tensor("x", "FP32", [3, 1])],
+    "outputs": [tensor("y", "FP32", [3, 1])],
+}
+
+
+@pytest.mark.parametrize(
+    ("in_file", "described", "message"),
+    [
+        ([2, 1], ROWS_3, r"input 'x' has shape \[2, 1\], model.json has \[3, 1\]"),
+        ([3, 1], {}, r"input 'x' has shape \[3, 1\], model.json has \[-1, 1\]"),
+        (
+            [-1, 1],
+            {"batching": "none", "inputs": [tensor("x", "FP32", [1])], "outputs": [tensor("y", "FP32", [1])]},
+            r"input 'x' has shape \[-1, 1\], model.json has \[1\]",
+        ),
+    ],
+)
+def test_a_file_whose_batches_are_others_is_refused(
+    tmp_path: Path, in_file: list[int], described: dict[str, Any], message: str
+) -> None:
+    tensors = {"inputs": [tensor("x", "FP32", in_file)], "outputs": [tensor("y", "FP32", in_file)]}
+    write_model(tmp_path, IDENTITY, example=[1.0], **tensors)
+    description = json.loads((tmp_path / "model.json").read_text())
+    description |= {"inputs": [tensor("x", "FP32", [-1, 1])], "outputs": [tensor("y", "FP32", [-1, 1])]} | described
+    (tmp_path / "model.json").write_text(json.dumps(description))
+    with pytest.raises(StartError, match=message):
+        load_model(tmp_path)
+
+
+def test_a_model_that_only_says_it_takes_batches_is_refused(tmp_path: Path) -> None:
+    """As exported networks do that have the number of rows in their middle."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Squeeze", ["x", "rows"], ["middle"]),
+        helper.make_node("Expand", ["middle", "shape"], ["y"]),
+    ]
+    folder = write_model(tmp_path, nodes, example=[1.0], initializers=[constant("rows", [0])])
+    with pytest.raises(StartError, match="the model cannot run 2 rows at once, as its batching says: the model failed"):
+        load_model(folder).warm_up()
+
+
+def test_an_example_without_a_proper_answer_is_refused(tmp_path: Path) -> None:
+    folder = write_model(tmp_path, [helper.make_node("Log", ["x"], ["y"])], example=[0.0])
+    with pytest.raises(StartError, match="own example: for this input the model's output 'y' is not a finite number"):
+        load_model(folder).warm_up()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not a model", b"\x08\x08\x3a\x05abc", MODEL.joinpath("model.onnx").read_bytes()[:-9]]
+)
+def test_a_broken_file_is_refused_with_its_name(tmp_path: Path, content: bytes) -> None:
+    _iris(tmp_path).joinpath("model.onnx").write_bytes(content)
+    with pytest.raises(StartError, match=r"model\.onnx"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["model.json", "model.onnx"])
+def test_a_missing_file_is_refused_with_its_name(tmp_path: Path, missing: str) -> None:
+    _iris(tmp_path).joinpath(missing).unlink()
+    with pytest.raises(StartError, match=rf"{missing} cannot be read: No such file"):
+        load_model(tmp_path)
+
+
+def _external(name: str) -> onnx.TensorProto:
+    weights = onnx.TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+    weights.external_data.add(key="location", value="../../etc/passwd")
+    return weights
+
+
+def _with_initializer() -> onnx.GraphProto:
+    return helper.make_graph([], "g", [], [], [_external("w")])
+
+
+def _in_attribute() -> onnx.GraphProto:
+    return helper.make_graph([helper.make_node("Constant", [], ["w"], value=_external("w"))], "g", [], [])
+
+
+def _in_branch() -> onnx.GraphProto:
+    branch = helper.make_node("If", ["c"], ["w"], then_branch=_with_initializer(), else_branch=_in_attribute())
+    return helper.make_graph([branch], "g", [], [])
+
+
+@pytest.mark.parametrize("graph", [_with_initializer(), _in_attribute(), _in_branch()])
+def test_weights_in_other_files_are_refused_wherever_they_hide(tmp_path: Path, graph: onnx.GraphProto) -> None:
+    content = helper.make_model(graph).SerializeToString()
+    assert has_external_data(content)
+    _iris(tmp_path).joinpath("model.onnx").write_bytes(content)
+    with pytest.raises(StartError, match="refused"):
+        load_model(tmp_path)
+
+
+def test_weights_inside_the_file_are_not_mistaken_for_external_ones(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Add", ["x", "w"], ["y"])]
+    folder = write_model(tmp_path, nodes, example=[1.0], initializers=[constant("w", np.float32([13, 14]).sum())])
+    assert not has_external_data((folder / "model.onnx").read_bytes())
+    assert not has_external_data((MODEL / "model.onnx").read_bytes())

@@ -1,0 +1,101 @@
+"""Programs of Debian's packages, for a machine that lacks them: unpacked into the user's cache and not installed.
+
+Nothing of the machine changes, and no service starts by itself.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tools import pulumi_cli as obtain
+
+
+class PackagesError(Exception):
+    """Debian's packages could not be had; the message says what was asked and what answered."""
+
+
+_FOLDERS = ("usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin", "usr/lib/cni", "opt/cni/bin")
+"""Where programs are, network plugins included, on a machine and in an unpacked package."""
+
+_LIBRARIES = "usr/lib/*-linux-gnu*"
+"""Where libraries are in an unpacked package; some, such as PulseAudio's, one folder further down."""
+
+
+def environment(packages: Mapping[str, str], cache: Path) -> dict[str, str]:
+    """PATH, and LD_LIBRARY_PATH where needed, with which all programs are found; `packages`: program -> its package."""
+    found = {"PATH": search_path()}
+    lacking = missing(packages)
+    if lacking:
+        unpacked = cache / f"debian-{obtain.machine()}-{'-'.join(lacking)}"
+        once(unpacked, lambda folder: _unpack(lacking, folder))
+        found["PATH"] = os.pathsep.join([search_path(unpacked), found["PATH"]])
+        files = [*unpacked.glob(f"{_LIBRARIES}/lib*.so*"), *unpacked.glob(f"{_LIBRARIES}/*/lib*.so*")]
+        libraries = sorted({str(file.parent) for file in files})
+        if libraries:
+            found["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
+        for extensions in unpacked.glob(f"{_LIBRARIES}/xtables"):
+            found["XTABLES_LIBDIR"] = str(extensions)
+    return found
+
+
+def unavailable(packages: Mapping[str, str]) -> str | None:
+    """Why the programs cannot be had here; None when they can."""
+    if missing(packages) and not shutil.which("apt-get"):
+        return f"the programs of Debian's {', '.join(missing(packages))} are missing"
+    return None
+
+
+def missing(packages: Mapping[str, str]) -> list[str]:
+    """The packages that the machine lacks."""
+    path = search_path()
+    return sorted({package for program, package in packages.items() if not shutil.which(program, path=path)})
+
+
+def search_path(root: Path = Path("/")) -> str:
+    """PATH of a machine, or of packages unpacked in `root`."""
+    return os.pathsep.join(str(root / folder) for folder in _FOLDERS)
+
+
+def once(target: Path, make: Callable[[Path], None]) -> None:
+    """Let `make` fill the folder, unless it is there; one process at a time, and all or nothing."""
+    if target.is_dir():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (target.parent / "once.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.is_dir():
+            with obtain.appearing(target) as partial:
+                make(partial)
+
+
+def _unpack(packages: list[str], into: Path) -> None:
+    """Fetch the packages, and what they need that the machine lacks, and unpack them."""
+    obtain.say(f"Fetching {', '.join(packages)} from Debian")
+    archives = into / "archives"
+    archives.mkdir()
+    wanted = ["apt-get", "install", "--print-uris", "--quiet=2", "--no-install-recommends", *packages]
+    if subprocess.run(wanted, capture_output=True, check=False).returncode:
+        if os.geteuid():
+            raise PackagesError(f"apt knows no {', '.join(packages)} here; `apt-get update` may help, and needs root")
+        _apt(["apt-get", "update", "--quiet=2"], archives)
+    lines = _apt(wanted, archives).splitlines()
+    names = [line.split()[1].split("_")[0] for line in lines]
+    _apt(["apt-get", "download", "--quiet=2", "--option=APT::Sandbox::User=root", *names], archives)
+    for archive in archives.glob("*.deb"):
+        _apt(["dpkg-deb", "--extract", str(archive), str(into)], archives)
+    shutil.rmtree(archives)
+    for chosen in [*into.glob("usr/sbin/iptables-nft*"), *into.glob("usr/sbin/ip6tables-nft*")]:
+        # What the package's own script would do on an installed machine.
+        chosen.with_name(chosen.name.replace("-nft", "", 1)).symlink_to(chosen.name)
+
+
+def _apt(command: list[str], folder: Path) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise PackagesError(f"{' '.join(command)}: {done.stderr.strip()}")
+    return done.stdout

@@ -1,0 +1,222 @@
+"""Staging: what ships, its hash, and every refusal."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra import build_context as release
+from infra.build_context import Release, ReleaseError, stage
+
+DESCRIPTION: dict[str, Any] = {"name": "iris", "version": "1", "example": {"input": [1, 2, 3]}}
+
+
+@dataclass(frozen=True)
+class Sources:
+    root: Path
+
+    @property
+    def app(self) -> Path:
+        return self.root / "app"
+
+    @property
+    def model(self) -> Path:
+        return self.root / "somewhere" / "else"
+
+    @property
+    def into(self) -> Path:
+        return self.root / ".build" / "dev" / "image"
+
+    def stage(self) -> Release:
+        return stage(self.app, self.model, self.into)
+
+    def describe(self, text: str | dict[str, Any]) -> None:
+        file = self.model / "model.json"
+        file.write_text(text if isinstance(text, str) else json.dumps(text), encoding="utf-8")
+
+    def staged(self) -> list[str]:
+        return sorted(str(p.relative_to(self.into)) for p in self.into.rglob("*") if not p.is_dir())
+
+
+def make(root: Path) -> Sources:
+    sources = Sources(root)
+    (sources.app / "server" / "inner").mkdir(parents=True)
+    sources.model.mkdir(parents=True)
+    (sources.app / "Dockerfile").write_text("FROM scratch\n")
+    (sources.app / "requirements.lock").write_text("numpy==2\n")
+    (sources.app / "server" / "__init__.py").write_text("")
+    (sources.app / "server" / "inner" / "run.sh").write_text("#!/bin/sh\n")
+    (sources.app / "server" / "inner" / "run.sh").chmod(0o755)
+    (sources.model / "model.onnx").write_bytes(b"\x00onnx")
+    sources.describe(DESCRIPTION)
+    return sources
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Sources:
+    return make(tmp_path / "one")
+
+
+def test_what_ships_is_app_and_model_and_nothing_else(sources: Sources) -> None:
+    for extra in ("notes.txt", "requirements.in", "server/.hidden", "server/old.pyc", "server/__pycache__/a.nbi"):
+        (sources.app / extra).parent.mkdir(exist_ok=True)
+        (sources.app / extra).write_text("x")
+    (sources.model / ".git").mkdir()
+    (sources.model / ".git" / "config").write_text("x")
+
+    found = sources.stage()
+
+    assert sources.staged() == [
+        "Dockerfile", "model/model.json", "model/model.onnx", "requirements.lock",
+        "server/__init__.py", "server/inner/run.sh",
+    ]  # fmt: skip
+    assert (found.path, found.model_name, found.model_version) == (sources.into, "iris", "1")
+    assert json.loads(found.example) == {"input": [1, 2, 3]}
+    assert os.access(sources.into / "server/inner/run.sh", os.X_OK)
+
+
+def test_the_lock_files_of_extras_ship_with_them_only(sources: Sources) -> None:
+    (sources.app / "requirements-torch.lock").write_text("torch==2\n")
+    without = sources.stage()
+    found = stage(sources.app, sources.model, sources.into, ["torch"])
+    assert "requirements-torch.lock" in sources.staged()
+    assert found.content_hash != without.content_hash
+
+    with pytest.raises(ReleaseError, match=r"requirements-otel\.lock: this file does not exist"):
+        stage(sources.app, sources.model, sources.into, ["otel"])
+
+
+def test_a_model_may_be_a_pytorch_program(sources: Sources) -> None:
+    assert not sources.stage().needs_torch
+    (sources.model / "model.onnx").rename(sources.model / "model.pt2")
+    assert sources.stage().needs_torch
+    assert "model/model.pt2" in sources.staged()
+
+
+def test_the_hash_is_that_of_another_clone_with_other_times_and_umask(sources: Sources, tmp_path: Path) -> None:
+    other = make(tmp_path / "two" / "deeper")
+    for file in other.root.rglob("*.*"):
+        os.utime(file, (1, 1))
+    (other.app / "Dockerfile").chmod(0o600)
+
+    assert other.stage().content_hash == sources.stage().content_hash
+
+
+def rename(s: Sources) -> None:
+    (s.app / "server" / "__init__.py").rename(s.app / "server" / "other.py")
+
+
+CHANGES: dict[str, Callable[[Sources], object]] = {
+    "a byte of the app": lambda s: (s.app / "server" / "__init__.py").write_text("#"),
+    "a byte of the model": lambda s: (s.model / "model.onnx").write_bytes(b"\x01onnx"),
+    "the dockerfile": lambda s: (s.app / "Dockerfile").write_text("FROM other\n"),
+    "the lock": lambda s: (s.app / "requirements.lock").write_text("numpy==3\n"),
+    "the executable bit": lambda s: (s.app / "server" / "inner" / "run.sh").chmod(0o644),
+    "a name": rename,
+    "a new empty file": lambda s: (s.model / "new").touch(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_the_hash_changes_with(sources: Sources, change: Callable[[Sources], object]) -> None:
+    before = sources.stage().content_hash
+    change(sources)
+    after = sources.stage().content_hash
+
+    assert before != after
+    fresh = stage(sources.app, sources.model, sources.root / "fresh")
+    assert fresh.content_hash == after, "staging over an older version must equal staging into nothing"
+
+
+def test_only_what_changed_is_written_and_what_is_stale_goes(sources: Sources) -> None:
+    sources.stage()
+    (sources.into / "stale").mkdir()
+    (sources.into / "stale" / "file").write_text("x")
+    (sources.into / "model" / ".staging-left").write_text("of a killed run")
+    (sources.into / "link").symlink_to(sources.app)
+    for file in sources.into.rglob("*"):
+        os.utime(file, (1, 1), follow_symlinks=False)
+    (sources.model / "model.onnx").write_bytes(b"\x01onnx")
+
+    sources.stage()
+
+    written = [name for name in sources.staged() if (sources.into / name).stat().st_mtime != 1]
+    assert written == ["model/model.onnx"]
+    assert not {"stale", "link"} & {p.name for p in sources.into.iterdir()}
+    assert (sources.app / "Dockerfile").exists(), "what a stale link pointed to is not ours to remove"
+
+
+def test_a_folder_gives_way_to_a_file_and_a_file_to_a_folder(sources: Sources) -> None:
+    sources.stage()
+    (sources.into / "Dockerfile").unlink()
+    (sources.into / "Dockerfile").mkdir()
+    (sources.into / "Dockerfile" / "x").touch()
+    shutil.rmtree(sources.into / "model")
+    (sources.into / "model").touch()
+
+    sources.stage()
+
+    assert (sources.into / "Dockerfile").is_file()
+    assert (sources.into / "model" / "model.onnx").is_file()
+
+
+REFUSALS: dict[str, tuple[Callable[[Sources], object], str, str]] = {
+    "no dockerfile": (lambda s: (s.app / "Dockerfile").unlink(), "app/Dockerfile", "does not exist"),
+    "no server": (lambda s: shutil.rmtree(s.app / "server"), "app/server", "does not exist"),
+    "no model folder": (lambda s: shutil.rmtree(s.model), "else", "folder does not exist"),
+    "no model.json": (lambda s: (s.model / "model.json").unlink(), "model.json", "does not exist"),
+    "no model.onnx": (lambda s: (s.model / "model.onnx").unlink(), "model.onnx", "does not exist"),
+    "a link to a file": (lambda s: (s.model / "a").symlink_to(s.model / "model.onnx"), "else/a", "symbolic link"),
+    "a link to a folder": (lambda s: (s.model / "a").symlink_to(s.app), "else/a", "symbolic link"),
+    "a broken link": (lambda s: (s.model / "a").symlink_to("nowhere"), "else/a", "symbolic link"),
+    "a pipe": (lambda s: os.mkfifo(s.model / "pipe"), "else/pipe", "regular file"),
+    "json that is none": (lambda s: s.describe("{"), "model.json", "valid JSON"),
+    "json with NaN": (lambda s: s.describe('{"name": NaN}'), "model.json", "NaN is not JSON"),
+    "json with a key twice": (lambda s: s.describe('{"name": "a", "name": "b"}'), "model.json", '"name" stands twice'),
+    "json too deep": (lambda s: s.describe("[" * 200_000), "model.json", "nested too deeply"),
+    "not utf-8": (lambda s: (s.model / "model.json").write_bytes(b"\xff"), "model.json", "UTF-8"),
+    "a list": (lambda s: s.describe("[]"), "model.json", "JSON object"),
+    "no name": (lambda s: s.describe({**DESCRIPTION, "name": ""}), "model.json", '"name" must be text'),
+    "a number as version": (lambda s: s.describe({**DESCRIPTION, "version": 1}), "model.json", '"version" must be'),
+    "a version that is no label": (lambda s: s.describe({**DESCRIPTION, "version": "1/2"}), "model.json", '"version"'),
+    "no example": (lambda s: s.describe({"name": "a", "version": "1"}), "model.json", '"example" must be'),
+    "an example that is a list": (lambda s: s.describe({**DESCRIPTION, "example": [1]}), "model.json", '"example"'),
+}
+
+
+@pytest.mark.parametrize(("spoil", "file", "rule"), REFUSALS.values(), ids=REFUSALS.keys())
+def test_refused_with_file_and_rule_and_nothing_changed(
+    sources: Sources, spoil: Callable[[Sources], object], file: str, rule: str
+) -> None:
+    sources.stage()
+    before = sources.staged()
+    spoil(sources)
+    with pytest.raises(ReleaseError) as caught:
+        sources.stage()
+
+    assert str(caught.value.file).endswith(file)
+    assert rule in caught.value.rule
+    assert str(caught.value) == f"{caught.value.file}: {caught.value.rule}"
+    assert sources.staged() == before
+
+
+def test_a_file_that_is_too_large_is_refused(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(release, "MAX_FILE_BYTES", 4)
+    with pytest.raises(ReleaseError, match="the most is 4"):
+        sources.stage()
+
+
+@pytest.mark.parametrize("into", [".", "app", "app/server/out", "somewhere/else", "linked"])
+def test_a_target_that_would_empty_its_sources_is_refused(sources: Sources, into: str) -> None:
+    (sources.root / "linked").symlink_to(sources.root)
+    with pytest.raises(ReleaseError, match="staging"):
+        stage(sources.app, sources.model, sources.root / into)
+
+    assert (sources.app / "Dockerfile").exists()

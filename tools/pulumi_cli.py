@@ -1,0 +1,378 @@
+"""Finds, downloads or builds the Pulumi CLI: the user's own, else the official release, else one built from Go modules.
+
+The version is that of the module in cli/go.mod, so release and build never differ. What is downloaded or built stands
+in a per-user cache that all clones share; it appears there by one rename, so an interrupted run leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+HERE = Path(__file__).parent / "pulumi"
+MODULES = HERE / "cli"
+LAUNCHERS = HERE / "launchers"
+PACKAGE = "github.com/pulumi/pulumi/pkg/v3"
+VERSION_VARIABLE = "github.com/pulumi/pulumi/sdk/v3/go/common/version.Version"
+RELEASES = "https://github.com/pulumi/pulumi/releases/download"
+OLDEST = (3, 200, 0)
+"""The oldest CLI that the program is known to run on."""
+CONNECT_SECONDS = 5
+STALL_SECONDS = 30
+
+
+class CliError(Exception):
+    """No CLI could be had; the message says why and what to do."""
+
+
+class DownloadError(Exception):
+    """The release could not be fetched, or is not what its publisher says it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where releases come from and where the CLI is kept."""
+
+    cache: Path
+    """The per-user folder, shared by all clones."""
+    releases: str = RELEASES
+    """Base URL of the releases: `<base>/v<version>/<file>`."""
+    connect_seconds: float = CONNECT_SECONDS
+    """How long the first answer may take before the release counts as out of reach."""
+
+
+def default_cache() -> Path:
+    """`$XDG_CACHE_HOME/model-endpoint`, which is `~/.cache/model-endpoint` when the variable is unset."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "model-endpoint"
+
+
+def say(message: str, *, end: str = "\n") -> None:
+    """Progress goes to stderr: stdout belongs to the command's answer."""
+    clear = "\033[K" if sys.stderr.isatty() else ""  # the rest of a progress line that stood here
+    print(message + clear, end=end, file=sys.stderr, flush=True)
+
+
+def obtain(place: Place) -> Path:
+    """The directory of a working CLI, to be put on PATH."""
+    return on_path() or cached(place) or fresh(place)
+
+
+def cached(place: Place) -> Path | None:
+    """What an earlier run has downloaded or built."""
+    if (release(place) / "pulumi").is_file():
+        return release(place)
+    return with_launchers(built(place)) if (built(place) / "pulumi").is_file() else None
+
+
+def fresh(place: Place) -> Path:
+    """Download, or else build, while every other process waits for the result."""
+    place.cache.mkdir(parents=True, exist_ok=True)
+    with lock(place.cache / "lock"):
+        meanwhile = cached(place)
+        if meanwhile:
+            return meanwhile
+        try:
+            say(f"Pulumi: no CLI on PATH; downloading the official release {version()}")
+            download(place, release(place))
+        except DownloadError as error:
+            say(f"Pulumi: {error}; building {version()} from its Go modules instead")
+            build(built(place))
+            return with_launchers(built(place))
+        return release(place)
+
+
+def release(place: Place) -> Path:
+    """Where the official release is kept."""
+    return place.cache / f"pulumi-{version()}-{machine()}"
+
+
+def built(place: Place) -> Path:
+    """Where the CLI is kept that is built from exactly these modules."""
+    return place.cache / f"{release(place).name}-{digest([MODULES / 'go.mod', MODULES / 'go.sum'])}"
+
+
+def version() -> str:
+    """The pinned version, as cli/go.mod states it."""
+    pinned = re.search(rf"{re.escape(PACKAGE)} v(\S+)", (MODULES / "go.mod").read_text())
+    if not pinned:
+        raise CliError(f"{MODULES / 'go.mod'} does not pin {PACKAGE}")
+    return pinned[1]
+
+
+def machine() -> str:
+    """This machine as a release file's name has it, such as linux-x64."""
+    processor = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64"}
+    name = platform.machine().lower()
+    return f"{platform.system().lower()}-{processor.get(name, name)}"
+
+
+def digest(files: Iterable[Path]) -> str:
+    """A short name for the files' content."""
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+def on_path() -> Path | None:
+    """The directory of the user's own CLI, when it is recent enough and can run Python programs."""
+    found = shutil.which("pulumi")
+    if not found:
+        return None
+    answer = subprocess.run([found, "version"], capture_output=True, text=True, check=False)
+    numbers = re.match(r"v?(\d+)\.(\d+)\.(\d+)", answer.stdout)
+    if not numbers:
+        say(f"Pulumi: {found} does not run; not using it")
+        return None
+    if tuple(map(int, numbers.groups())) < OLDEST:
+        say(f"Pulumi: {found} is {answer.stdout.strip()}, older than {'.'.join(map(str, OLDEST))}; not using it")
+        return None
+    beside = Path(found).resolve().parent / "pulumi-language-python"
+    if not (os.access(beside, os.X_OK) or shutil.which("pulumi-language-python")):
+        say(f"Pulumi: {found} has no pulumi-language-python beside it; not using it")
+        return None
+    return Path(found).parent
+
+
+@contextmanager
+def lock(path: Path) -> Generator[None]:
+    """One process at a time; the system frees it when a process dies."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("Pulumi: another process is getting the CLI; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def appearing(target: Path) -> Generator[Path]:
+    """An empty folder that becomes `target` when the block ends well. The caller holds the lock."""
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # what an interrupted run left
+    partial.mkdir()
+    try:
+        yield partial
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def with_launchers(built: Path) -> Path:
+    """A folder with the built CLI and, beside it where the engine looks, this clone's version of the launchers."""
+    launch, modules = LAUNCHERS / "launch", sorted(LAUNCHERS.glob("*.py"))
+    folder = built / digest([launch, *modules])
+    if not folder.is_dir():
+        with lock(built / "lock"):
+            if not folder.is_dir():
+                with appearing(folder) as partial:
+                    (partial / "pulumi").hardlink_to(built / "pulumi")
+                    for module in modules:
+                        shutil.copy(module, partial)
+                    for name in ("pulumi-language-python", "pulumi-resource-pulumi-python"):
+                        shutil.copy(launch, partial / name)
+    return folder
+
+
+# --- the official release ---------------------------------------------------------------------------------------------
+
+
+def download(place: Place, target: Path) -> None:
+    """Fetch the release into `target`, checked against its publisher's checksums.
+
+    A release has `pulumi-<version>-checksums.txt` beside its archives: lines of `<sha256>  <archive>`
+    [pulumi/pulumi:.github/workflows/sign.yml; aqua-registry:pkgs/pulumi/pulumi/registry.yaml].
+    """
+    base = f"{place.releases}/v{version()}"
+    archive = f"pulumi-v{version()}-{machine()}.tar.gz"
+    sums = within(
+        place.connect_seconds,
+        lambda: checksums(f"{base}/pulumi-{version()}-checksums.txt", place.connect_seconds),
+    )
+    expected = sums.get(archive)
+    if not expected:
+        raise DownloadError(f"the release has no {archive}")
+    with appearing(target) as partial:
+        file = partial / archive
+        with fetch(f"{base}/{archive}", STALL_SECONDS) as answer, file.open("wb") as out:
+            actual = copy(answer, out)
+        if actual != expected:
+            raise DownloadError(f"{archive} has sha256 {actual}, its publisher says {expected}: refused")
+        unpack(file, partial)
+        file.unlink()
+
+
+def checksums(url: str, seconds: float) -> dict[str, str]:
+    """Archive name -> sha256."""
+    with fetch(url, seconds) as answer:
+        lines = answer.read(1 << 20).decode(errors="replace").splitlines()
+    pairs = [line.split() for line in lines]
+    return {pair[1]: pair[0] for pair in pairs if len(pair) == 2}
+
+
+def within(seconds: float, work: Callable[[], dict[str, str]]) -> dict[str, str]:
+    """The result of `work`, or DownloadError after twice `seconds`: a name look-up that hangs knows no time-out."""
+    result: Future[dict[str, str]] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(work())
+        except Exception as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return result.result(2 * seconds)
+    except FutureTimeout as error:
+        raise DownloadError(f"no answer within {2 * seconds:.0f} seconds") from error
+
+
+@contextmanager
+def fetch(url: str, seconds: float) -> Generator[IO[bytes]]:
+    """The body of `url`; `seconds` bound the connection and every wait for more."""
+    try:
+        with urllib.request.urlopen(url, timeout=seconds) as answer:  # noqa: S310 the base URL is our own
+            if url.startswith("https:") and not answer.url.startswith("https:"):
+                raise DownloadError(f"{url} leads to {answer.url}, which is not https")
+            yield answer
+    except OSError as error:  # URLError, HTTPError, time-out and reset alike
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise DownloadError(f"cannot get {url} ({reason})") from error
+
+
+def copy(source: IO[bytes], out: IO[bytes]) -> str:
+    """Copy with progress; the sha256 of what was copied."""
+    length = int(getattr(source, "headers", {}).get("Content-Length") or 0)
+    report = Progress()
+    hashed = hashlib.sha256()
+    size = 0
+    while chunk := source.read(1 << 20):
+        out.write(chunk)
+        hashed.update(chunk)
+        size += len(chunk)
+        report(f"downloading: {size >> 20} of {length >> 20} MiB")
+    if size < length:
+        raise DownloadError(f"the download broke off after {size} of {length} bytes")
+    return hashed.hexdigest()
+
+
+def unpack(archive: Path, into: Path) -> None:
+    """The files of the archive's one folder, and nothing else that it may hold."""
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                parts = PurePosixPath(member.name).parts
+                content = tar.extractfile(member) if member.isfile() and len(parts) == 2 else None
+                if content and parts[0] == "pulumi" and parts[1] != "..":
+                    with (into / parts[1]).open("wb") as out:
+                        shutil.copyfileobj(content, out)
+                    (into / parts[1]).chmod(0o755 if member.mode & 0o100 else 0o644)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise DownloadError(f"{archive.name} cannot be unpacked ({error})") from error
+    if not (into / "pulumi").is_file():
+        raise DownloadError(f"{archive.name} holds no pulumi/pulumi")
+
+
+# --- built from Go modules --------------------------------------------------------------------------------------------
+
+
+def build(target: Path) -> None:
+    """Build the CLI into `target`; go.sum fixes every byte of the source."""
+    go = shutil.which("go")
+    if not go:
+        raise CliError(
+            "there is no Pulumi CLI and no Go toolchain to build one.\n"
+            "  Install either and run this again: Pulumi from https://www.pulumi.com/docs/iac/download-install/,\n"
+            "  or Go 1.21 or newer from https://go.dev/dl/"
+        )
+    report = Progress()
+    package = f"{PACKAGE}/cmd/pulumi"
+    modules = sum("/go.mod " not in line for line in (MODULES / "go.sum").read_text().splitlines())
+    fetched = 0
+
+    def on_module(line: str) -> bool:
+        nonlocal fetched
+        fetched += line.startswith("go: downloading ")
+        report(f"fetching Go modules: {fetched} of at most {modules}")
+        return line.startswith("go: downloading ")
+
+    packages = len(run_go([go, "list", "-mod=readonly", "-deps", package], on_module))
+    done = 0
+
+    def on_package(line: str) -> bool:
+        nonlocal done
+        is_package = " " not in line
+        done += is_package
+        report(f"compiling: {done} of at most {packages} packages")
+        return is_package
+
+    with appearing(target) as partial:
+        report(f"compiling {packages} packages, a few minutes the first time; kept in {target.parent}", now=True)
+        flags = f"-s -w -X {VERSION_VARIABLE}=v{version()}"
+        command = [
+            go,
+            "build",
+            "-mod=readonly",
+            "-trimpath",
+            "-v",
+            "-ldflags",
+            flags,
+            "-o",
+            str(partial / "pulumi"),
+            package,
+        ]
+        run_go(command, on_package)
+        report("built", now=True)
+
+
+def run_go(command: list[str], is_progress: Callable[[str], bool]) -> list[str]:
+    """Run Go in the folder of the pinned modules; its stdout's lines. Other words than progress explain a failure."""
+    # The user's own Go settings reach modules (GOPROXY and the like); those that would change the result do not count.
+    settings = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
+    with subprocess.Popen(
+        command, cwd=MODULES, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout  # noqa: S101 for the type checker: both are pipes
+        assert process.stderr  # noqa: S101
+        lines: list[str] = []
+        reader = threading.Thread(target=lambda: lines.extend(process.stdout or ()))
+        reader.start()
+        trouble = [line for line in process.stderr if not is_progress(line.rstrip("\n"))]
+        reader.join()
+    if process.returncode:
+        raise CliError(f"Go could not build the Pulumi CLI:\n{''.join(trouble[-20:])}".rstrip())
+    return lines
+
+
+class Progress:
+    """Says how far a long step is: on one line of a terminal, or every fifteen seconds in a log."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.monotonic()
+        self._on_terminal = sys.stderr.isatty()
+
+    def __call__(self, message: str, *, now: bool = False) -> None:
+        """Report, unless the last report was a moment ago."""
+        time_now = time.monotonic()
+        if not now and time_now - self._last < (0.2 if self._on_terminal else 15):
+            return
+        self._last = time_now
+        seconds = time_now - self._start
+        say(f"Pulumi: {message} ({seconds:.0f} s)", end="\r" if self._on_terminal and not now else "\n")
