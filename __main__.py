@@ -24,7 +24,7 @@ if settings.common.target == "local":
     from infra.local.component import LocalService, LocalServiceArgs
 
     service = LocalService("model", LocalServiceArgs.of(settings, release))
-    check = EndpointCheckArgs.of(settings, release, url=service.url)
+    check = EndpointCheckArgs.from_settings(settings, release, url=service.url)
     pulumi.export("logFile", service.log_file)
 else:
     from infra.image import ModelImage, ModelImageArgs
@@ -36,13 +36,13 @@ else:
         from infra.kubernetes import existing_platform as make_platform
 
     platform = make_platform(settings)
-    image = ModelImage("model", ModelImageArgs.of(settings, release, platform))
-    workload = ModelServiceArgs.of(settings, release, image.reference, platform)
+    image = ModelImage("model", ModelImageArgs.from_settings(settings, release, platform.repository))
+    workload = ModelServiceArgs.from_settings(settings, release, image.reference, platform)
     service = ModelService("model", workload, platform.workloads)
-    check = EndpointCheckArgs.of(
+    check = EndpointCheckArgs.from_settings(
         settings,
         release,
-        url=platform.publish(service.url, service.hostname),
+        url=platform.url(service.hostname, service.port),
         deployed=image.digest,
         settle_seconds=platform.load_balancer.drain_seconds,
         kubeconfig=platform.kubeconfig,

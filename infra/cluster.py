@@ -22,8 +22,6 @@ GPU_TAINT = "nvidia.com/gpu"
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterArgs:
-    """What a Cluster is made from."""
-
     settings: ClusterSettings
     """With `protect` the cluster and its key refuse to be deleted, by Pulumi and by EKS."""
     architecture: Architecture
@@ -58,36 +56,56 @@ class Cluster(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: ClusterArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("model-endpoint:cluster:Cluster", name, None, opts)
-        settings = args.settings
-        prefix = name_prefix(pulumi.get_project(), pulumi.get_stack())
-        guarded = pulumi.ResourceOptions(parent=self, protect=settings.protect)
+        self._name = name
+        self._args = args
+        self._prefix = name_prefix(pulumi.get_project(), pulumi.get_stack())
+        self._guarded = pulumi.ResourceOptions(parent=self, protect=args.settings.protect)
+        key = self._key()
+        self.name = key.id.apply(lambda key_id: cluster_name(self._prefix, key_id))
+        control_plane = self._control_plane(key, self._logs(key))
+        self._metrics_server(control_plane)
+        self.kubeconfig = pulumi.Output.secret(control_plane.kubeconfig_json)
+        self.provider = self._kubernetes_provider(control_plane)
+        self._network_policies()
+        self.node_selector = {"karpenter.sh/nodepool": self._node_pool()}
+        self.tolerations = (
+            [k8s.core.v1.TolerationArgs(key=GPU_TAINT, operator="Exists", effect="NoSchedule")] if args.gpus else []
+        )
+        self.register_outputs({"name": self.name, "kubeconfig": self.kubeconfig})
 
-        def tagged(what: str) -> dict[str, str]:
-            return {**args.tags, "Name": f"{prefix}-{what}"}
+    def _tagged(self, what: str) -> dict[str, str]:
+        return {**self._args.tags, "Name": f"{self._prefix}-{what}"}
 
+    def _key(self) -> aws.kms.Key:
         asking = pulumi.InvokeOutputOptions(parent=self)
         caller = aws.get_caller_identity_output(opts=asking)
         region = aws.get_region_output(opts=asking).region
-        key = aws.kms.Key(
-            f"{name}-key",
-            description=f"Kubernetes secrets and control-plane logs of {prefix}",
+        return aws.kms.Key(
+            f"{self._name}-key",
+            description=f"Kubernetes secrets and control-plane logs of {self._prefix}",
             enable_key_rotation=True,
-            deletion_window_in_days=30 if settings.protect else 7,
-            policy=pulumi.Output.all(caller.arn, region).apply(lambda known: key_policy(known[0], known[1], prefix)),
-            tags=tagged("cluster"),
-            opts=guarded,
+            deletion_window_in_days=30 if self._args.settings.protect else 7,
+            policy=pulumi.Output.all(caller.arn, region).apply(
+                lambda known: key_policy(known[0], known[1], self._prefix)
+            ),
+            tags=self._tagged("cluster"),
+            opts=self._guarded,
         )
-        self.name = key.id.apply(lambda key_id: cluster_name(prefix, key_id))
-        logs = aws.cloudwatch.LogGroup(
-            f"{name}-logs",
+
+    def _logs(self, key: aws.kms.Key) -> aws.cloudwatch.LogGroup:
+        return aws.cloudwatch.LogGroup(
+            f"{self._name}-logs",
             name=self.name.apply(log_group_name),
-            retention_in_days=settings.log_retention_days,
+            retention_in_days=self._args.settings.log_retention_days,
             kms_key_id=key.arn,
-            tags=tagged("control-plane"),
+            tags=self._tagged("control-plane"),
             opts=pulumi.ResourceOptions(parent=self),
         )
-        control_plane = eks.Cluster(
-            f"{name}-eks",
+
+    def _control_plane(self, key: aws.kms.Key, logs: aws.cloudwatch.LogGroup) -> eks.Cluster:
+        args, settings = self._args, self._args.settings
+        return eks.Cluster(
+            f"{self._name}-eks",
             name=self.name,
             version=settings.kubernetes_version,
             upgrade_policy=aws.eks.ClusterUpgradePolicyArgs(support_type="STANDARD"),
@@ -108,49 +126,52 @@ class Cluster(pulumi.ComponentResource):
             enabled_cluster_log_types=list(LOG_TYPES),
             tags={**args.tags},
             # EKS makes the log group itself, without retention, where there is none.
-            opts=pulumi.ResourceOptions.merge(guarded, pulumi.ResourceOptions(depends_on=[logs])),
+            opts=pulumi.ResourceOptions.merge(self._guarded, pulumi.ResourceOptions(depends_on=[logs])),
         )
-        inside = pulumi.ResourceOptions(parent=self, depends_on=[control_plane])
+
+    def _metrics_server(self, control_plane: eks.Cluster) -> None:
         aws.eks.Addon(
-            f"{name}-metrics-server",
+            f"{self._name}-metrics-server",
             cluster_name=self.name,
             addon_name="metrics-server",
             resolve_conflicts_on_create="OVERWRITE",
             resolve_conflicts_on_update="OVERWRITE",
-            tags=tagged("metrics-server"),
-            opts=inside,
+            tags=self._tagged("metrics-server"),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[control_plane]),
         )
-        self.kubeconfig = pulumi.Output.secret(control_plane.kubeconfig_json)
-        self.provider = k8s.Provider(
-            f"{name}-kubernetes",
+
+    def _kubernetes_provider(self, control_plane: eks.Cluster) -> k8s.Provider:
+        return k8s.Provider(
+            f"{self._name}-kubernetes",
             kubeconfig=self.kubeconfig,
             # The provider, and with it every workload, is replaced when this changes and only then.
             cluster_identifier=pulumi.Output.unsecret(control_plane.kubeconfig_json.apply(server_address)),
             enable_server_side_apply=True,
-            opts=inside,
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[control_plane]),
         )
+
+    def _network_policies(self) -> None:
         k8s.core.v1.ConfigMap(
-            f"{name}-network-policy",
+            f"{self._name}-network-policy",
             # Auto Mode stores network policies and enforces them only where this is set [docs.aws.amazon.com,
             # eks/latest/userguide/auto-net-pol]; its default node class allows what no policy speaks of.
             metadata=k8s.meta.v1.ObjectMetaArgs(name="amazon-vpc-cni", namespace="kube-system"),
             data={"enable-network-policy-controller": "true"},
             opts=pulumi.ResourceOptions(parent=self, provider=self.provider),
         )
-        pool = f"{name}-model"
+
+    def _node_pool(self) -> str:
+        """Make the pool of the model's nodes; its name."""
+        pool = f"{self._name}-model"
         k8s.apiextensions.CustomResource(
-            f"{name}-nodes",
+            f"{self._name}-nodes",
             api_version="karpenter.sh/v1",
             kind="NodePool",
             metadata=k8s.meta.v1.ObjectMetaArgs(name=pool),
-            spec=node_pool_spec(settings, args.architecture, args.gpus),
+            spec=node_pool_spec(self._args.settings, self._args.architecture, self._args.gpus),
             opts=pulumi.ResourceOptions(parent=self, provider=self.provider),
         )
-        self.node_selector = {"karpenter.sh/nodepool": pool}
-        self.tolerations = (
-            [k8s.core.v1.TolerationArgs(key=GPU_TAINT, operator="Exists", effect="NoSchedule")] if args.gpus else []
-        )
-        self.register_outputs({"name": self.name, "kubeconfig": self.kubeconfig})
+        return pool
 
 
 def name_prefix(project: str, stack: str) -> str:

@@ -1,4 +1,4 @@
-"""What a cluster target offers to the image and the service."""
+"""What a cluster target offers to the image and the service, and the URL that it makes of what the service says."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Protocol
 import pulumi
 import pulumi_kubernetes as k8s
 
+from infra import outputs
 from infra.load_balancer import LoadBalancer
 
 
@@ -45,7 +46,7 @@ class HostName(Protocol):
         ...
 
     def point_to(self, hostname: pulumi.Input[str]) -> pulumi.Output[str]:
-        """Makes the record that leads to the load balancer; the host name that is returned is known once it exists."""
+        """Make the record that leads to the load balancer; the host name that is returned is known once it exists."""
         ...
 
 
@@ -56,7 +57,7 @@ class Platform:
     kubeconfig: pulumi.Output[str]
     """Secret; text."""
     workloads: pulumi.ResourceOptions
-    """Options of everything that runs on the cluster: its provider, and what must outlive the workloads."""
+    """Options for everything that runs on the cluster: its provider, and what must outlive the workloads."""
     repository: Repository
     pull_secret: pulumi.Output[str] | None
     """Secret; the login with which pods pull, as the text of a Docker config. None: the nodes need none."""
@@ -66,12 +67,20 @@ class Platform:
     node_selector: Mapping[str, str]
     tolerations: Sequence[k8s.core.v1.TolerationArgs]
 
-    def publish(self, url: pulumi.Output[str], hostname: pulumi.Output[str]) -> pulumi.Output[str]:
-        """The service's `url`, known once it leads to the load balancer `hostname`; makes the domain's record."""
+    def url(self, hostname: pulumi.Output[str], port: int) -> pulumi.Output[str]:
+        """Make the endpoint's URL from the service's load balancer and listener port; call it once.
+
+        Under a domain this makes the record that leads to `hostname`, and the URL is known once the record exists.
+        """
         if self.domain is None:
-            return url
-        return pulumi.Output.all(url, self.domain.point_to(hostname)).apply(_first)
+            return hostname.apply(lambda host: endpoint_url(host, port, https=False))
+        host = pulumi.Output.from_input(self.domain.host)
+        named = outputs.after(host, [self.domain.point_to(hostname)])
+        return named.apply(lambda name: endpoint_url(name, port, https=True))
 
 
-def _first(values: list[str]) -> str:
-    return values[0]
+def endpoint_url(host: str, port: int, *, https: bool) -> str:
+    """Spell the URL of a host name or address; the scheme's own port is left out, an IPv6 address is bracketed."""
+    scheme, usual = ("https", 443) if https else ("http", 80)
+    name = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{name}" if port == usual else f"{scheme}://{name}:{port}"

@@ -11,8 +11,6 @@ import pulumi_aws as aws
 
 @dataclass(frozen=True, kw_only=True)
 class DomainArgs:
-    """What a Domain is made from."""
-
     domain: str
     """Host name of the endpoint; changing it makes a new certificate before the old one goes."""
     hosted_zone: str | None
@@ -67,7 +65,7 @@ class Domain(pulumi.ComponentResource):
         self.register_outputs({"certificateArn": self.certificate_arn})
 
     def point_to(self, hostname: pulumi.Input[str]) -> pulumi.Output[str]:
-        """Makes the record that leads to the network load balancer `hostname`; call it once.
+        """Make the record that leads to the network load balancer `hostname`; call it once.
 
         The host name that is returned is known once the record exists.
         """

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 
 import pulumi
 import pulumi_docker as docker
-from pulumi.output import UNKNOWN
 
+from infra import outputs
 from infra.build_context import Release
-from infra.cluster_platform import Platform
+from infra.cluster_platform import Repository
 from infra.config.schema import ImageSettings, Settings
 from infra.state import pushed_image, remembered
 
@@ -35,8 +35,6 @@ class ImageDigestError(pulumi.RunError):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelImageArgs:
-    """What the image is made of and where it goes."""
-
     settings: ImageSettings
     release: Release
     """Its path is the build context, relative to the program: an absolute one would rebuild on every machine."""
@@ -49,12 +47,10 @@ class ModelImageArgs:
     password: pulumi.Input[str] | None = None
     """Kept as a secret. A new password alone builds and pushes nothing."""
     pushed: str | None = None
-    """Name and tag of the image that the last `up` pushed: kept as long as its content is what is to be deployed."""
+    """Name and tag of the image that the last `up` pushed: kept until other content is to be deployed."""
 
     @classmethod
-    def of(cls, settings: Settings, release: Release, platform: Platform) -> ModelImageArgs:
-        """What the config says about it, for the platform's repository."""
-        repository = platform.repository
+    def from_settings(cls, settings: Settings, release: Release, repository: Repository) -> ModelImageArgs:
         return cls(
             settings=settings.image,
             release=release,
@@ -113,7 +109,7 @@ class ModelImage(pulumi.ComponentResource):
             ),
             # With unknown inputs, as before the repository exists, the provider refuses to build in a preview
             # [pulumi-docker#855].
-            build_on_preview=_is_known(repository, args.server, args.username, args.password),
+            build_on_preview=outputs.all_known(repository, args.server, args.username, args.password),
             image_name=pulumi.Output.concat(repository, ":", tag),
             registry=registry,
             opts=pulumi.ResourceOptions(parent=self),
@@ -161,22 +157,9 @@ def _reference_of(values: list[str]) -> str:
         return pushed_reference(repo_digest, repository)
     except ImageDigestError:
         if pulumi.runtime.is_dry_run():  # built for a preview, never pushed: it has no digest there yet
-            return UNKNOWN  # pyright: ignore[reportReturnType]  # what the SDK takes for "not known yet"
+            return outputs.NOT_KNOWN_YET
         raise
 
 
 def _digest(reference: str) -> str:
     return reference.partition("@")[2]
-
-
-def _is_known(*inputs: pulumi.Input[str] | None) -> pulumi.Output[bool]:
-    """Whether all inputs have their values; itself always known."""
-    together = pulumi.Output.all(*inputs)
-
-    async def known() -> bool:
-        return await together.is_known()
-
-    async def yes() -> bool:
-        return True
-
-    return pulumi.Output(together.resources(), known(), yes())

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_aws as aws
 
+from infra import outputs
 from infra.config.schema import NetworkSettings
 
 ZONES = 3
@@ -19,8 +20,6 @@ UNUSABLE_ZONE_IDS = ("use1-az3", "usw1-az2", "cac1-az3")
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkArgs:
-    """What a Network is made from."""
-
     settings: NetworkSettings
     """With `vpc_id` set nothing is made: the ids are passed through."""
     tags: Mapping[str, str]
@@ -101,8 +100,8 @@ class Network(pulumi.ComponentResource):
         if settings.flow_logs:
             self._flow_logs(vpc, settings.log_retention_days)
         self.vpc_id = vpc.id
-        self.private_subnet_ids = _after([subnet.id for subnet in private], [*way_out, endpoint])
-        self.public_subnet_ids = _after([subnet.id for subnet in public], way_in)
+        self.private_subnet_ids = outputs.after(_ids(private), [*way_out, endpoint])
+        self.public_subnet_ids = outputs.after(_ids(public), way_in)
 
     def _named(self, what: str) -> dict[str, str]:
         return {**self._tags, "Name": f"{self._prefix}-{what}"}
@@ -277,7 +276,5 @@ def flow_logs_policy(log_group_arn: str) -> str:
     )
 
 
-def _after(ids: Sequence[pulumi.Output[str]], others: Sequence[pulumi.CustomResource]) -> pulumi.Output[Sequence[str]]:
-    """`ids`, known only once `others` exist, and carrying the dependency on them."""
-    waited = [other.id for other in others]
-    return pulumi.Output.all(*ids, *waited).apply(lambda values: [str(value) for value in values[: len(ids)]])
+def _ids(subnets: Sequence[aws.ec2.Subnet]) -> pulumi.Output[Sequence[str]]:
+    return pulumi.Output.all(*[subnet.id for subnet in subnets])

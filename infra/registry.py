@@ -15,8 +15,6 @@ from infra.config.schema import RegistrySettings
 
 @dataclass(frozen=True, kw_only=True)
 class RegistryArgs:
-    """What a Registry is made from."""
-
     settings: RegistrySettings
     """Without `registry_force_delete` a repository that holds images stops `destroy`."""
     tags: Mapping[str, str]

@@ -8,40 +8,31 @@ from decimal import Decimal
 
 import pulumi
 import pulumi_kubernetes as k8s
-from pulumi.output import UNKNOWN
 
-from infra import endpoint_check as endpoint
-from infra import naming
+from infra import naming, outputs, server_contract
 from infra.build_context import Release
 from infra.cluster_platform import Platform
 from infra.config.schema import Architecture, ServiceSettings, Settings
 from infra.load_balancer import LoadBalancer
-
-CONTAINER_PORT = 8080
-USER = 10001
-"""The image's numeric user; 10000 and above cannot be one of the node's own."""
+from infra.server_contract import CONTAINER_PORT, USER_ID
 
 POD_SECURITY_VERSION = "v1.34"
 """Pinned, so that an upgrade of the cluster never refuses pods that ran before."""
 
-SERVER_DRAIN_SECONDS = 1
-LONGEST_REQUEST_SECONDS = 25
-_STOP_MARGIN_SECONDS = 10
-
 _KEY_FOLDER = "/var/run/secrets/model-endpoint"
 _KEY_FILE = "api-key"
-_STARTUP_PERIOD = 1
+_STARTUP_PERIOD_SECONDS = 1
 _MIN_READY_SECONDS = 5
 """A pod that is ready for less does not count: one that dies of its first requests never replaces a good one."""
 _TMP_SIZE = "256Mi"
 _DECLARED = {"pulumi.com/patchForce": "true"}
 """What is declared here wins over a hand edit: without it, refresh and `up` stop at a conflict of field managers."""
+_MIN_LOG_REQUESTS = 5
+"""kubectl's own limit of pods to follow, which may be raised only."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelServiceArgs:
-    """What runs, where, and behind what."""
-
     settings: ServiceSettings
     image: pulumi.Input[str]
     """By digest: a new one rolls the pods. It must run as any numeric user and listen on port 8080."""
@@ -57,15 +48,14 @@ class ModelServiceArgs:
     load_balancer: LoadBalancer
     https: bool
     """The load balancer's listener is TLS on 443; otherwise plain on the settings' port."""
-    domain: str | None = None
-    """Host name that callers use; None: the load balancer's own address."""
     node_selector: Mapping[str, str]
     tolerations: Sequence[k8s.core.v1.TolerationArgs]
     architecture: Architecture
 
     @classmethod
-    def of(cls, settings: Settings, release: Release, image: pulumi.Input[str], platform: Platform) -> ModelServiceArgs:
-        """What the config says about it, on the platform."""
+    def from_settings(
+        cls, settings: Settings, release: Release, image: pulumi.Input[str], platform: Platform
+    ) -> ModelServiceArgs:
         key = settings.common.api_key
         return cls(
             settings=settings.service,
@@ -77,7 +67,6 @@ class ModelServiceArgs:
             pull_secret=platform.pull_secret,
             load_balancer=platform.load_balancer,
             https=platform.domain is not None,
-            domain=platform.domain.host if platform.domain else None,
             node_selector=platform.node_selector,
             tolerations=platform.tolerations,
             architecture=settings.image.architecture,
@@ -94,70 +83,111 @@ class ModelService(pulumi.ComponentResource):
     deployment_name: pulumi.Output[str]
     hostname: pulumi.Output[str]
     """The load balancer's address, a host name or an IP, as soon as it has one. Point a domain here."""
-    url: pulumi.Output[str]
-    """Not proven to answer: see EndpointCheck."""
+    port: int
+    """The load balancer's listener."""
     logs_command: pulumi.Output[str]
     """Follows all pods' logs."""
 
     def __init__(self, name: str, args: ModelServiceArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("model-endpoint:service:ModelService", name, None, opts)
-        settings = args.settings
-        labels = naming.labels(name, stack=args.stack)
-        versioned = naming.labels(name, stack=args.stack, version=args.model_version)
-        selector = naming.selector(name)
-        child = pulumi.ResourceOptions(parent=self)
-
-        namespace = k8s.core.v1.Namespace(
-            f"{name}-namespace", metadata={"labels": {**labels, **_pod_security()}}, opts=child
+        self._name = name
+        self._args = args
+        self._selector = naming.selector(name)
+        self._labels = naming.labels(name, stack=args.stack)
+        self._child = pulumi.ResourceOptions(parent=self)
+        self.port = 443 if args.https else args.settings.service_port
+        self.namespace = self._namespace()
+        self._metadata = k8s.meta.v1.ObjectMetaArgs(
+            namespace=self.namespace, labels=self._labels, annotations=_DECLARED
         )
-        self.namespace = namespace.metadata.apply(_name)
-        metadata = k8s.meta.v1.ObjectMetaArgs(namespace=self.namespace, labels=labels, annotations=_DECLARED)
+        policy = self._network_policy()
+        deployment = self._deployment(self._service_account(), self._key_secret(), policy)
+        self.deployment_name = deployment.metadata.apply(_name)
+        self._autoscaler()
+        self._disruption_budget()
+        self.hostname = self._service().status.apply(_address)
+        self.logs_command = self.namespace.apply(self._logs_command)
+        self.register_outputs(
+            {
+                "namespace": self.namespace,
+                "deployment_name": self.deployment_name,
+                "hostname": self.hostname,
+                "logs_command": self.logs_command,
+            }
+        )
+
+    def _namespace(self) -> pulumi.Output[str]:
+        labels = {**self._labels, **_pod_security()}
+        namespace = k8s.core.v1.Namespace(f"{self._name}-namespace", metadata={"labels": labels}, opts=self._child)
+        return namespace.metadata.apply(_name)
+
+    def _network_policy(self) -> k8s.networking.v1.NetworkPolicy:
+        return k8s.networking.v1.NetworkPolicy(
+            f"{self._name}-network-policy",
+            metadata=self._metadata,
+            spec=_network_policy(self._selector),
+            opts=self._child,
+        )
+
+    def _service_account(self) -> pulumi.Output[str]:
+        """Make the pods' account, with the registry's login if pulling needs one; its name."""
         pull_secrets = None
-        if args.pull_secret is not None:
+        if self._args.pull_secret is not None:
             login = k8s.core.v1.Secret(
-                f"{name}-pull",
-                metadata=metadata,
+                f"{self._name}-pull",
+                metadata=self._metadata,
                 type="kubernetes.io/dockerconfigjson",
-                string_data={".dockerconfigjson": pulumi.Output.secret(args.pull_secret)},
-                opts=child,
+                string_data={".dockerconfigjson": pulumi.Output.secret(self._args.pull_secret)},
+                opts=self._child,
             )
             pull_secrets = [k8s.core.v1.LocalObjectReferenceArgs(name=login.metadata.apply(_name))]
         account = k8s.core.v1.ServiceAccount(
-            f"{name}-account",
-            metadata=metadata,
+            f"{self._name}-account",
+            metadata=self._metadata,
             automount_service_account_token=False,
             image_pull_secrets=pull_secrets,
-            opts=child,
+            opts=self._child,
         )
-        policy = k8s.networking.v1.NetworkPolicy(
-            f"{name}-network-policy", metadata=metadata, spec=_network_policy(selector), opts=child
-        )
-        secret = None
-        if args.api_key is not None:
+        return account.metadata.apply(_name)
+
+    def _key_secret(self) -> pulumi.Output[str] | None:
+        """Make the secret with the API key, if there is a key; its name."""
+        if self._args.api_key is None:
+            return None
+        secret = k8s.core.v1.Secret(
+            f"{self._name}-api-key",
+            metadata=self._metadata,
             # Immutable and named by Pulumi: a new key is a new name, so the pods roll and old ones keep theirs.
-            secret = k8s.core.v1.Secret(
-                f"{name}-api-key",
-                metadata=metadata,
-                immutable=True,
-                string_data={_KEY_FILE: pulumi.Output.secret(args.api_key)},
-                opts=child,
-            )
-        deployment = k8s.apps.v1.Deployment(
-            f"{name}-deployment",
+            immutable=True,
+            string_data={_KEY_FILE: pulumi.Output.secret(self._args.api_key)},
+            opts=self._child,
+        )
+        return secret.metadata.apply(_name)
+
+    def _deployment(
+        self,
+        account: pulumi.Output[str],
+        key_secret: pulumi.Output[str] | None,
+        policy: k8s.networking.v1.NetworkPolicy,
+    ) -> k8s.apps.v1.Deployment:
+        args = self._args
+        versioned = naming.labels(self._name, stack=args.stack, version=args.model_version)
+        return k8s.apps.v1.Deployment(
+            f"{self._name}-deployment",
             metadata=k8s.meta.v1.ObjectMetaArgs(namespace=self.namespace, labels=versioned, annotations=_DECLARED),
             spec=k8s.apps.v1.DeploymentSpecArgs(
-                replicas=settings.replicas,
-                selector=k8s.meta.v1.LabelSelectorArgs(match_labels=selector),
+                replicas=args.settings.replicas,
+                selector=k8s.meta.v1.LabelSelectorArgs(match_labels=self._selector),
                 strategy=k8s.apps.v1.DeploymentStrategyArgs(
                     type="RollingUpdate",
                     rolling_update=k8s.apps.v1.RollingUpdateDeploymentArgs(max_unavailable=0, max_surge=1),
                 ),
                 min_ready_seconds=_MIN_READY_SECONDS,
-                progress_deadline_seconds=settings.rollout_timeout_seconds,
+                progress_deadline_seconds=args.settings.rollout_timeout_seconds,
                 revision_history_limit=5,
                 template=k8s.core.v1.PodTemplateSpecArgs(
                     metadata=k8s.meta.v1.ObjectMetaArgs(labels=versioned),
-                    spec=_pod(args, selector, account.metadata.apply(_name), secret),
+                    spec=_pod(args, self._selector, account, key_secret),
                 ),
             ),
             opts=pulumi.ResourceOptions(
@@ -168,60 +198,41 @@ class ModelService(pulumi.ComponentResource):
                 custom_timeouts=_rollout_timeouts(args),
             ),
         )
-        self.deployment_name = deployment.metadata.apply(_name)
+
+    def _autoscaler(self) -> None:
         k8s.autoscaling.v2.HorizontalPodAutoscaler(
-            f"{name}-autoscaler",
-            metadata=metadata,
-            spec=_autoscaler(settings, self.deployment_name),
-            opts=child,
+            f"{self._name}-autoscaler",
+            metadata=self._metadata,
+            spec=_autoscaler(self._args.settings, self.deployment_name),
+            opts=self._child,
         )
+
+    def _disruption_budget(self) -> None:
         k8s.policy.v1.PodDisruptionBudget(
-            f"{name}-budget",
-            metadata=metadata,
+            f"{self._name}-budget",
+            metadata=self._metadata,
             spec=k8s.policy.v1.PodDisruptionBudgetSpecArgs(
-                selector=k8s.meta.v1.LabelSelectorArgs(match_labels=selector),
+                selector=k8s.meta.v1.LabelSelectorArgs(match_labels=self._selector),
                 max_unavailable=1,
                 # A pod that does not work must not keep its node from being drained.
                 unhealthy_pod_eviction_policy="AlwaysAllow",
             ),
-            opts=child,
+            opts=self._child,
         )
-        port = 443 if args.https else settings.service_port
-        service = k8s.core.v1.Service(
-            f"{name}-service",
-            metadata=k8s.meta.v1.ObjectMetaArgs(
-                namespace=self.namespace,
-                labels=labels,
-                annotations={**_DECLARED, **args.load_balancer.annotations},
-            ),
-            spec=_service(args, selector, port),
-            opts=pulumi.ResourceOptions(
-                parent=self,
-                custom_timeouts=_balancer_timeouts(args),
-            ),
+
+    def _service(self) -> k8s.core.v1.Service:
+        annotations = {**_DECLARED, **self._args.load_balancer.annotations}
+        return k8s.core.v1.Service(
+            f"{self._name}-service",
+            metadata=k8s.meta.v1.ObjectMetaArgs(namespace=self.namespace, labels=self._labels, annotations=annotations),
+            spec=_service(self._args, self._selector, self.port),
+            opts=pulumi.ResourceOptions(parent=self, custom_timeouts=_balancer_timeouts(self._args)),
         )
-        self.hostname = service.status.apply(_address)
 
-        def url_of(host: str) -> str:
-            return endpoint.url(args.domain or host, port, https=args.https)
-
-        def logs_of(namespace: str) -> str:
-            query = ",".join(f"{key}={value}" for key, value in selector.items())
-            # kubectl follows five pods at the most when it is not told more.
-            most = f"--max-log-requests {max(settings.max_replicas, 5)}"
-            return f"kubectl logs --namespace {namespace} --selector {query} --prefix --follow {most}"
-
-        self.url = self.hostname.apply(url_of)
-        self.logs_command = self.namespace.apply(logs_of)
-        self.register_outputs(
-            {
-                "namespace": self.namespace,
-                "deployment_name": self.deployment_name,
-                "hostname": self.hostname,
-                "url": self.url,
-                "logs_command": self.logs_command,
-            }
-        )
+    def _logs_command(self, namespace: str) -> str:
+        query = ",".join(f"{key}={value}" for key, value in self._selector.items())
+        pods = max(self._args.settings.max_replicas, _MIN_LOG_REQUESTS)
+        return f"kubectl logs --namespace {namespace} --selector {query} --prefix --follow --max-log-requests {pods}"
 
 
 class NoAddressError(pulumi.RunError):
@@ -262,16 +273,16 @@ def _pod(
     args: ModelServiceArgs,
     selector: Mapping[str, str],
     account: pulumi.Output[str],
-    secret: k8s.core.v1.Secret | None,
+    key_secret: pulumi.Output[str] | None,
 ) -> k8s.core.v1.PodSpecArgs:
-    drain = args.load_balancer.drain_seconds
+    drain, grace = args.load_balancer.drain_seconds, server_contract.grace_seconds(args.environment)
     volumes = [k8s.core.v1.VolumeArgs(name="tmp", empty_dir=k8s.core.v1.EmptyDirVolumeSourceArgs(size_limit=_TMP_SIZE))]
-    if secret is not None:
+    if key_secret is not None:
         volumes.append(
             k8s.core.v1.VolumeArgs(
                 name="api-key",
                 secret=k8s.core.v1.SecretVolumeSourceArgs(
-                    secret_name=secret.metadata.apply(_name),
+                    secret_name=key_secret,
                     default_mode=0o440,
                     items=[k8s.core.v1.KeyToPathArgs(key=_KEY_FILE, path=_KEY_FILE)],
                 ),
@@ -281,12 +292,12 @@ def _pod(
         service_account_name=account,
         automount_service_account_token=False,
         enable_service_links=False,
-        termination_grace_period_seconds=drain + SERVER_DRAIN_SECONDS + LONGEST_REQUEST_SECONDS + _STOP_MARGIN_SECONDS,
+        termination_grace_period_seconds=server_contract.termination_grace_seconds(drain, grace),
         security_context=k8s.core.v1.PodSecurityContextArgs(
             run_as_non_root=True,
-            run_as_user=USER,
-            run_as_group=USER,
-            fs_group=USER,
+            run_as_user=USER_ID,
+            run_as_group=USER_ID,
+            fs_group=USER_ID,
             fs_group_change_policy="OnRootMismatch",
             seccomp_profile=k8s.core.v1.SeccompProfileArgs(type="RuntimeDefault"),
         ),
@@ -299,7 +310,7 @@ def _pod(
         topology_spread_constraints=[
             _spread(key, selector) for key in ("topology.kubernetes.io/zone", "kubernetes.io/hostname")
         ],
-        containers=[_container(args, drain, with_key=secret is not None)],
+        containers=[_container(args, drain, grace, with_key=key_secret is not None)],
         volumes=volumes,
     )
 
@@ -315,12 +326,12 @@ def _spread(key: str, selector: Mapping[str, str]) -> k8s.core.v1.TopologySpread
     )
 
 
-def _container(args: ModelServiceArgs, drain: int, *, with_key: bool) -> k8s.core.v1.ContainerArgs:
+def _container(args: ModelServiceArgs, drain: int, grace: int, *, with_key: bool) -> k8s.core.v1.ContainerArgs:
     settings = args.settings
     env = {
         "PORT": str(CONTAINER_PORT),
-        "DRAIN_SECONDS": str(SERVER_DRAIN_SECONDS),
-        "GRACE_SECONDS": str(LONGEST_REQUEST_SECONDS),
+        "DRAIN_SECONDS": str(server_contract.DRAIN_SECONDS),
+        "GRACE_SECONDS": str(grace),
     }
     mounts = [k8s.core.v1.VolumeMountArgs(name="tmp", mount_path="/tmp")]  # noqa: S108  # the container's own
     if with_key:
@@ -337,8 +348,8 @@ def _container(args: ModelServiceArgs, drain: int, *, with_key: bool) -> k8s.cor
         resources=_resources(settings),
         startup_probe=_probe(
             settings.readiness_path,
-            period=_STARTUP_PERIOD,
-            failures=max(settings.rollout_timeout_seconds // _STARTUP_PERIOD, 1),
+            period=_STARTUP_PERIOD_SECONDS,
+            failures=max(settings.rollout_timeout_seconds // _STARTUP_PERIOD_SECONDS, 1),
         ),
         readiness_probe=_probe(settings.readiness_path, period=5, failures=2),
         liveness_probe=_probe(settings.liveness_path, period=10, failures=3),
@@ -350,8 +361,8 @@ def _container(args: ModelServiceArgs, drain: int, *, with_key: bool) -> k8s.cor
             privileged=False,
             read_only_root_filesystem=True,
             run_as_non_root=True,
-            run_as_user=USER,
-            run_as_group=USER,
+            run_as_user=USER_ID,
+            run_as_group=USER_ID,
             capabilities=k8s.core.v1.CapabilitiesArgs(drop=["ALL"]),
             seccomp_profile=k8s.core.v1.SeccompProfileArgs(type="RuntimeDefault"),
         ),
@@ -378,9 +389,9 @@ def _resources(settings: ServiceSettings) -> k8s.core.v1.ResourceRequirementsArg
 
 
 def burst(cpu: str) -> str:
-    """The limit for a requested CPU quantity: twice as much, and one core at least, which is what a start takes.
+    """Compute the limit for a requested CPU quantity: twice as much, and at least the one core that a start takes.
 
-    At a limit equal to the request use could never exceed the target by much, and scaling up would go in small steps.
+    At a limit equal to the request, use could never exceed the target by much, and scaling up would go in small steps.
     """
     millicores = Decimal(cpu[:-1]) if cpu.endswith("m") else Decimal(cpu) * 1000
     return f"{max(int(2 * millicores), 1000)}m"
@@ -453,7 +464,7 @@ def _balancer_timeouts(args: ModelServiceArgs) -> pulumi.CustomTimeouts:
 
 def _name(metadata: k8s.meta.v1.outputs.ObjectMeta) -> str:
     # Before the cluster exists, a preview may have nothing but the inputs.
-    return metadata.name or UNKNOWN  # pyright: ignore[reportReturnType]  # what the SDK takes for "not known yet"
+    return metadata.name or outputs.NOT_KNOWN_YET
 
 
 def _address(status: k8s.core.v1.outputs.ServiceStatus | None) -> str:

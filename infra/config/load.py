@@ -18,7 +18,7 @@ import pulumi
 import yaml
 from pulumi.runtime import config as runtime_config
 
-from infra.config.schema import Group, Rule, Secret, Settings, Target, variable_problem
+from infra.config.schema import Group, Rule, Secret, Settings, Target, is_document, variable_problem
 
 
 @dataclass(frozen=True)
@@ -229,14 +229,9 @@ def _shown(text: str, secret: bool = False) -> str:
     """`text` for a message: quoted, and short, but not what is a secret or a document that may hold some."""
     if not text:
         return "(not set)"
-    if secret or _is_document(text):
+    if secret or is_document(text):
         return "[hidden]"
     return json.dumps(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
-
-
-def _is_document(text: str) -> bool:
-    """Whether a value is the text of a file rather than its path."""
-    return "\n" in text or text.lstrip().startswith("{")
 
 
 def _set(key: Key) -> str:
@@ -341,7 +336,7 @@ def _existing_checks(given: Given) -> list[Check]:
             "pulumi config set registryUsername <user>",
         ),
         (
-            _is_document(kubeconfig) and "kubeconfig" not in given.secrets,
+            is_document(kubeconfig) and "kubeconfig" not in given.secrets,
             "kubeconfig",
             "is a secret in plain text",
             "pulumi config set --secret kubeconfig <text>",

@@ -14,6 +14,8 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import pulumi
 
+from infra.server_contract import is_set_by_program
+
 Target = Literal["local", "kubernetes", "eks"]
 CLUSTER_TARGETS: frozenset[Target] = frozenset({"kubernetes", "eks"})
 EKS_ONLY: frozenset[Target] = frozenset({"eks"})
@@ -37,6 +39,11 @@ class Secret:
     def output(self) -> pulumi.Output[str]:
         """The value as a secret output: encrypted in state, hidden in every display."""
         return pulumi.Output.secret(self._value)
+
+
+def is_document(text: str) -> bool:
+    """Whether a value is the text of a file rather than its path."""
+    return "\n" in text or text.lstrip().startswith("{")
 
 
 def _between(low: int, high: int) -> Callable[[int], bool]:
@@ -92,30 +99,11 @@ def _is_json_object(value: str) -> bool:
         return False
 
 
-SET_BY_PROGRAM = frozenset(
-    {
-        "API_KEY_FILE",
-        "DRAIN_SECONDS",
-        "GRACE_SECONDS",
-        "HOST",
-        "LISTEN_FD",
-        "MODEL_DIR",
-        "PATH",
-        "PORT",
-        "READY_FD",
-    }
-)
-"""The server's variables that no config may set, and PYTHON* with them: where it listens, what it serves, how it ends.
-
-The tests hold it against what `infra/service.py` and `infra/local/supervisor.py` set.
-"""
-
-
 def variable_problem(name: str, value: object) -> str:
     """What is wrong with an environment variable of the server, to follow its name; empty: nothing."""
     if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):
         return "must have a name of capital letters, digits and _, not starting with a digit"
-    if name in SET_BY_PROGRAM or name.startswith("PYTHON"):
+    if is_set_by_program(name):
         return "is set by the program itself"
     if not isinstance(value, str) or "\0" in value:
         return "must be a string, a number, true or false"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from pulumi.runtime import sync_await
@@ -19,3 +20,10 @@ def _no_ambient_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("AWS_", "PULUMI_")) or name == "KUBECONFIG":
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's home folder, empty."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from infra.config.load import ConfigError, _set, catalog, read
-from infra.config.schema import SET_BY_PROGRAM, Secret, Settings
+from infra.config.schema import Secret, Settings
+from infra.server_contract import SET_BY_PROGRAM
 
 ROOT = Path(__file__).parents[2]
 EKS = {"target": "eks", "owner": "ml-team", "costCenter": "experiments", "publicAccessCidrs": '["203.0.113.7/32"]'}

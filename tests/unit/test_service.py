@@ -9,8 +9,9 @@ import pulumi
 import pulumi_kubernetes as k8s
 import pytest
 
-from infra.config.schema import SET_BY_PROGRAM, ServiceSettings
+from infra.config.schema import ServiceSettings
 from infra.load_balancer import nlb, plain
+from infra.server_contract import SET_BY_PROGRAM
 from infra.service import ModelService, ModelServiceArgs, NoAddressError, burst
 from tests.unit import mocked
 
@@ -259,6 +260,13 @@ def test_a_leaving_pod_serves_as_long_as_it_is_sent_requests_and_then_finishes_t
     assert pod(args)["terminationGracePeriodSeconds"] >= needed + 5
 
 
+@pytest.mark.parametrize(("timeout_ms", "grace"), [("1000", 25), ("25001", 26), ("90000", 90), ("soon", 25)])
+def test_a_leaving_pod_has_the_time_of_the_longest_request_that_the_config_allows(timeout_ms: str, grace: int) -> None:
+    args = replace(ARGS, environment={"TIMEOUT_MS": timeout_ms})
+    assert environment(args)["GRACE_SECONDS"] == str(grace)
+    assert pod(args)["terminationGracePeriodSeconds"] == 120 + 1 + grace + 10
+
+
 def test_gpus_are_requested_and_limited_alike() -> None:
     resources = container(replace(ARGS, settings=replace(SETTINGS, gpus=2)))["resources"]
     assert resources["requests"]["nvidia.com/gpu"] == resources["limits"]["nvidia.com/gpu"] == "2"
@@ -369,11 +377,11 @@ def test_the_service_behind_a_plain_balancer_with_source_ranges() -> None:
     assert spec["ports"][0]["port"] == 8000
 
 
-def test_https_listens_on_443_under_the_domain() -> None:
-    run = build(replace(ARGS, https=True, domain="predict.example.com", settings=replace(SETTINGS, service_port=8000)))
+def test_https_listens_on_443() -> None:
+    run = build(replace(ARGS, https=True, settings=replace(SETTINGS, service_port=8000)))
     [port] = run.one("kubernetes:core/v1:Service").inputs["spec"]["ports"]
     assert port == {"name": "https", "port": 443, "targetPort": "http", "protocol": "TCP"}
-    assert mocked.resolve(run.result.url).value == "https://predict.example.com"
+    assert run.result.port == 443
     assert mocked.resolve(run.result.hostname).value == "lb.example.com"
 
 
@@ -388,7 +396,7 @@ def test_outputs(run: Run) -> None:
     assert mocked.resolve(found.namespace).value == "model-namespace-1a2b"
     assert mocked.resolve(found.deployment_name).value == "model-deployment-1a2b"
     assert mocked.resolve(found.hostname).value == "lb.example.com"
-    assert mocked.resolve(found.url).value == "http://lb.example.com"
+    assert found.port == 80
     assert mocked.resolve(found.logs_command).value == (
         "kubectl logs --namespace model-namespace-1a2b --selector app.kubernetes.io/name=model-endpoint,"
         "app.kubernetes.io/instance=model --prefix --follow --max-log-requests 10"
@@ -397,7 +405,7 @@ def test_outputs(run: Run) -> None:
 
 def test_an_address_may_be_an_ip() -> None:
     run = build(status={"loadBalancer": {"ingress": [{"ip": "2001:db8::7"}]}})
-    assert mocked.resolve(run.result.url).value == "http://[2001:db8::7]"
+    assert mocked.resolve(run.result.hostname).value == "2001:db8::7"
 
 
 @pytest.mark.parametrize("status", [{}, {"loadBalancer": {}}, {"loadBalancer": {"ingress": []}}])
@@ -409,5 +417,5 @@ def test_no_address_is_an_error_that_says_so(status: dict[str, Any]) -> None:
 def test_the_first_preview_knows_no_address(run: Run) -> None:
     preview = build(preview=True)
     assert sorted(r.name for r in preview.resources) == sorted(r.name for r in run.resources)
-    for output in (preview.result.hostname, preview.result.url, preview.result.namespace, preview.result.logs_command):
+    for output in (preview.result.hostname, preview.result.namespace, preview.result.logs_command):
         assert not mocked.resolve(output).known

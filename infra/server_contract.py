@@ -1,0 +1,71 @@
+"""What the program and the server in the image have agreed on; an image in another language keeps to it as well.
+
+`app/` spells the same values for itself, since it ships without this package; the tests hold the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+CONTAINER_PORT = 8080
+"""What the server listens on in the container: the default of PORT."""
+
+USER_ID = 10001
+"""The image's numeric user and group; 10000 and above cannot be one of the node's own."""
+
+PREDICT_PATH = "/predict"
+
+DRAIN_SECONDS = 1
+"""After SIGTERM, how long the server still accepts connections; the pod's preStop hook has waited for the balancer."""
+
+DEFAULT_GRACE_SECONDS = 25
+"""How long the server then waits for requests in flight, where the config says nothing of their time-out.
+
+Less than the server's own TIMEOUT_MS, 30 s, because QUEUE_SECONDS, 5 s, refuses a request that would wait long.
+"""
+
+MAX_TIMEOUT_MS = 3_600_000
+"""The server does not start with a longer TIMEOUT_MS."""
+
+STOP_MARGIN_SECONDS = 10
+"""What the kubelet gives on top before SIGKILL, so that only a server that hangs is killed."""
+
+SET_BY_PROGRAM = frozenset(
+    {
+        "API_KEY_FILE",
+        "DRAIN_SECONDS",
+        "GRACE_SECONDS",
+        "HOST",
+        "LISTEN_FD",
+        "MODEL_DIR",
+        "PATH",
+        "PORT",
+        "READY_FD",
+    }
+)
+"""The server's variables that no config may set, and PYTHON* with them: where it listens, what it serves, how it ends.
+
+The tests hold it against what `infra/service.py` and `infra/local/supervisor.py` set.
+"""
+
+
+def is_set_by_program(variable: str) -> bool:
+    """Whether the program itself sets a variable of the server, so that the config must not."""
+    return variable in SET_BY_PROGRAM or variable.startswith("PYTHON")
+
+
+def grace_seconds(environment: Mapping[str, str]) -> int:
+    """The longest request that a leaving server must finish: a TIMEOUT_MS that the config raises is waited for.
+
+    A value that the server would refuse at its start counts as not set.
+    """
+    text = environment.get("TIMEOUT_MS", "")
+    timeout_ms = int(text) if text.isascii() and text.isdigit() else 0
+    if timeout_ms > MAX_TIMEOUT_MS:
+        timeout_ms = 0
+    return max(DEFAULT_GRACE_SECONDS, -(-timeout_ms // 1000))
+
+
+def termination_grace_seconds(pre_stop_seconds: int, grace_seconds: int) -> int:
+    """What a pod needs from the order to leave until its last answer; Kubernetes' terminationGracePeriodSeconds."""
+    return pre_stop_seconds + DRAIN_SECONDS + grace_seconds + STOP_MARGIN_SECONDS
