@@ -1,4 +1,13 @@
-"""The stack's components, one module each.
+"""The program's rooms. Imports run one way, from the top:
 
-The data flows settings -> network -> cluster -> registry -> image -> service -> endpoint.
+    eks  kubernetes  local                      one target each: makes its components, returns what the rest needs of it
+    network  cluster  registry  domain          components; none imports another
+    image  service  endpoint_check
+    cluster_platform  load_balancer             what components are given
+    build_context  stack_pin  kubeconfig
+    http_probe  diagnose
+    config  naming  state                       plain values
+    kms  outputs  server_contract
+
+`endpoint` is the name under which states of older versions know a part of `endpoint_check`.
 """

@@ -77,9 +77,9 @@ class Cluster(pulumi.ComponentResource):
         return {**self._args.tags, "Name": f"{self._prefix}-{what}"}
 
     def _key(self) -> aws.kms.Key:
-        asking = pulumi.InvokeOutputOptions(parent=self)
-        caller = aws.get_caller_identity_output(opts=asking)
-        region = aws.get_region_output(opts=asking).region
+        invoke_opts = pulumi.InvokeOutputOptions(parent=self)
+        caller = aws.get_caller_identity_output(opts=invoke_opts)
+        region = aws.get_region_output(opts=invoke_opts).region
         return aws.kms.Key(
             f"{self._name}-key",
             description=f"Kubernetes secrets and control-plane logs of {self._prefix}",
@@ -175,12 +175,12 @@ class Cluster(pulumi.ComponentResource):
 
 
 def name_prefix(project: str, stack: str) -> str:
-    """The readable part of the cluster's name, in the characters and the length that EKS takes."""
+    """Spell the readable part of the cluster's name, in the characters and the length that EKS takes."""
     return re.sub(r"[^A-Za-z0-9-]", "-", f"{project}-{stack}")[:90]
 
 
 def cluster_name(prefix: str, key_id: str) -> str:
-    """A name that stays as long as the cluster's key, and that no cluster of another key has had.
+    """Derive a name that stays as long as the cluster's key, and that no cluster of another key has had.
 
     The name must be known before the cluster, for its log group; and EKS may write a last line, and so bring the log
     group back, after both were deleted: with a fixed name the next `up` would find it in its way.
@@ -189,12 +189,12 @@ def cluster_name(prefix: str, key_id: str) -> str:
 
 
 def log_group_name(cluster: str) -> str:
-    """Where EKS writes the control plane's logs; fixed by EKS."""
+    """Name of the log group that EKS writes the control plane's logs to; EKS leaves no choice."""
     return f"/aws/eks/{cluster}/cluster"
 
 
 def key_policy(caller_arn: str, region: str, prefix: str) -> str:
-    """Who may use the cluster's key: whom IAM allows in this account, and CloudWatch for the cluster's log group."""
+    """Render the key's policy: for whom IAM allows in this account, and for CloudWatch, the cluster's log group."""
     _, partition, _, _, account, _ = caller_arn.split(":", 5)
     log_groups = f"arn:{partition}:logs:{region}:{account}:log-group:{log_group_name(f'{prefix}-*')}"
     return kms.key_policy(
@@ -217,7 +217,7 @@ def key_policy(caller_arn: str, region: str, prefix: str) -> str:
 
 
 def access_entries(principal_arns: Sequence[str], tags: Mapping[str, str]) -> dict[str, eks.AccessEntryArgs]:
-    """Cluster administrators by account and name, so that the order of the list does not matter."""
+    """Key the administrators' access entries by account and name, so that the order of the list does not matter."""
     entries: dict[str, eks.AccessEntryArgs] = {}
     for arn in principal_arns:
         _, partition, _, _, account, principal = arn.split(":", 5)
@@ -235,12 +235,12 @@ def access_entries(principal_arns: Sequence[str], tags: Mapping[str, str]) -> di
 
 
 def server_address(kubeconfig: str) -> str:
-    """The API server's address: EKS gives every cluster one of its own, and keeps it."""
+    """URL of the API server: EKS gives every cluster one of its own, and keeps it."""
     return str(json.loads(kubeconfig)["clusters"][0]["cluster"]["server"])
 
 
 def node_pool_spec(settings: ClusterSettings, architecture: Architecture, gpus: int) -> dict[str, object]:
-    """The model's nodes, for Karpenter in Auto Mode [EKS user guide, Create a Node Pool for EKS Auto Mode]."""
+    """Spec of the model's Karpenter NodePool [EKS user guide, Create a Node Pool for EKS Auto Mode]."""
     template: dict[str, object] = {
         "nodeClassRef": {"group": "eks.amazonaws.com", "kind": "NodeClass", "name": "default"},
         "requirements": _requirements(settings, architecture, gpus),

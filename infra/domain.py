@@ -20,7 +20,7 @@ class DomainArgs:
 
 
 class Domain(pulumi.ComponentResource):
-    """A certificate that Route 53 has proved, and on request the record that leads to the load balancer."""
+    """A certificate validated through Route 53, and on request the record that leads to the load balancer."""
 
     host: str
     """What callers use."""
@@ -31,10 +31,10 @@ class Domain(pulumi.ComponentResource):
         super().__init__("model-endpoint:domain:Domain", name, None, opts)
         self._name = name
         self.host = args.domain
-        self._asking = pulumi.InvokeOutputOptions(parent=self)
+        self._invoke_opts = pulumi.InvokeOutputOptions(parent=self)
         child = pulumi.ResourceOptions(parent=self)
         self._zone_id = aws.route53.get_zone_output(
-            name=zone_name(args.domain, args.hosted_zone), private_zone=False, opts=self._asking
+            name=zone_name(args.domain, args.hosted_zone), private_zone=False, opts=self._invoke_opts
         ).zone_id
         certificate = aws.acm.Certificate(
             f"{name}-certificate",
@@ -69,7 +69,7 @@ class Domain(pulumi.ComponentResource):
 
         The host name that is returned is known once the record exists.
         """
-        balancers = aws.lb.get_hosted_zone_id_output(load_balancer_type="network", opts=self._asking)
+        balancers = aws.lb.get_hosted_zone_id_output(load_balancer_type="network", opts=self._invoke_opts)
         return aws.route53.Record(
             f"{self._name}-address",
             zone_id=self._zone_id,
@@ -83,5 +83,5 @@ class Domain(pulumi.ComponentResource):
 
 
 def zone_name(domain: str, hosted_zone: str | None) -> str:
-    """The zone that holds `domain`."""
+    """Name of the zone that holds `domain`."""
     return hosted_zone or domain.partition(".")[2]

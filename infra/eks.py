@@ -17,7 +17,7 @@ from infra.stack_pin import hold
 
 
 def eks_platform(settings: Settings) -> Platform:
-    """Makes the cluster and all that it stands on; destroy takes it down in the opposite order."""
+    """Make the cluster and all that it stands on; destroy takes it down in the opposite order."""
     hold("Region", settings.region)
     tags = naming.tags(
         project=settings.project, stack=settings.stack, owner=settings.tags.owner, cost_center=settings.tags.cost_center

@@ -199,7 +199,7 @@ def await_prediction(
         answer = ask(base + PREDICT_PATH, example, headers, max(deadline - time.monotonic(), 1))
         if answer.status == 200:
             try:
-                return _model(json.loads(answer.text))
+                return _model_of(json.loads(answer.text))
             except (ValueError, RecursionError):
                 answer = Answer(200, f"(not JSON) {answer.text}")
         elif (
@@ -210,7 +210,7 @@ def await_prediction(
     raise EndpointError(problem, asked=asked, answer=_hide(api_key, str(answer)), details=_hide(api_key, details()))
 
 
-def _model(answer: Any) -> tuple[str | None, str | None]:
+def _model_of(answer: Any) -> tuple[str | None, str | None]:
     if not isinstance(answer, dict):
         return None, None
     model = cast("dict[str, Any]", answer).get("model")

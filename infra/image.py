@@ -15,7 +15,7 @@ from infra.cluster_platform import Repository
 from infra.config.schema import ImageSettings, Settings
 from infra.state import pushed_image, remembered
 
-_TAG_LENGTH = 20
+_CONTENT_TAG_DIGITS = 20
 """Hex digits: 80 bits are plenty for the images of one repository."""
 
 
@@ -118,13 +118,13 @@ class ModelImage(pulumi.ComponentResource):
 
 
 def _build_args(settings: ImageSettings) -> dict[str, str]:
-    """What the Dockerfile is told; nothing where it is to keep its defaults."""
+    """Build arguments for the Dockerfile; none where it is to keep its defaults."""
     told = {"BASE_IMAGE": settings.base_image or "", "EXTRAS": " ".join(sorted(settings.extras))}
     return {name: value for name, value in told.items() if value}
 
 
 def tag_to_push(content: str, pushed: str | None, now: datetime) -> str:
-    """`<content>-<time of its first push>`: the pushed tag while the content is the same, else a new one.
+    """Choose `<content>-<time of its first push>`: the pushed tag while the content is the same, else a new one.
 
     The content alone is no tag that never moves: a build of the same content elsewhere, or after a step back, has
     another digest, and a registry with immutable tags refuses it.
@@ -134,13 +134,13 @@ def tag_to_push(content: str, pushed: str | None, now: datetime) -> str:
 
 
 def content_tag(release: Release, platform: str, build_args: dict[str, str]) -> str:
-    """A hash of what is built and of what the build is told; the same on every machine."""
+    """Hash what is built and what the build is told; the same on every machine."""
     told = "\0".join([release.content_hash, platform, *(f"{key}={build_args[key]}" for key in sorted(build_args))])
-    return hashlib.sha256(told.encode()).hexdigest()[:_TAG_LENGTH]
+    return hashlib.sha256(told.encode()).hexdigest()[:_CONTENT_TAG_DIGITS]
 
 
 def pushed_reference(repo_digest: str | None, repository: str) -> str:
-    """The image's reference in `repository`. Raises ImageDigestError when Docker's `repo_digest` is of another one.
+    """Refer to the image in `repository` by digest. Raises ImageDigestError when `repo_digest` is of another one.
 
     With one image in several registries, Docker may name the digest of any of them [pulumi-docker#778].
     """

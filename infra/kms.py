@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 
 def key_policy(caller_arn: str, *others: Mapping[str, object]) -> str:
-    """The JSON text of a key's policy: whom IAM allows in the caller's account, and the statements of `others`."""
+    """Render a key's policy as JSON: whom IAM allows in the caller's account, and the statements of `others`."""
     _, partition, _, _, account, _ = caller_arn.split(":", 5)
     owner = {
         "Sid": "Account",

@@ -19,7 +19,7 @@ _PREFIX = "service.beta.kubernetes.io/aws-load-balancer-"
 
 @dataclass(frozen=True, kw_only=True)
 class LoadBalancer:
-    """What a Service says to get its load balancer."""
+    """The part of a Service that asks for its load balancer."""
 
     load_balancer_class: str | None
     """None: the cluster's default. It cannot be changed later without a new Service, that is, a new address."""
@@ -31,7 +31,7 @@ class LoadBalancer:
 
 
 def plain() -> LoadBalancer:
-    """Whatever load balancer the cluster has. Its targets leave within seconds."""
+    """Take whatever load balancer the cluster has. Its targets leave within seconds."""
     return LoadBalancer(load_balancer_class=None, annotations={}, drain_seconds=5, node_ports=True)
 
 
@@ -41,7 +41,7 @@ def nlb(
     certificate_arn: pulumi.Input[str] | None = None,
     subnets: Sequence[str] = (),
 ) -> LoadBalancer:
-    """An internet-facing NLB of EKS Auto Mode whose targets are the pods.
+    """Ask EKS Auto Mode for an internet-facing NLB whose targets are the pods.
 
     `certificate_arn`: TLS ends at the listener on 443.
     `subnets`: ids of public subnets; empty: those that are tagged for it.

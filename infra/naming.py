@@ -6,12 +6,12 @@ APP = "model-endpoint"
 
 
 def selector(release: str) -> dict[str, str]:
-    """The immutable pair of labels that selects the pods of one `release` (the component's name)."""
+    """Pair of labels that selects the pods of one `release` (the component's name); Kubernetes never lets it change."""
     return {"app.kubernetes.io/name": APP, "app.kubernetes.io/instance": release}
 
 
 def labels(release: str, *, stack: str, version: str = "") -> dict[str, str]:
-    """Every Kubernetes object's labels; a superset of `selector(release)`.
+    """Labels of every Kubernetes object; a superset of `selector(release)`.
 
     `version` is the model's version and left out when empty (a prebuilt image has none).
     """
@@ -24,7 +24,7 @@ def labels(release: str, *, stack: str, version: str = "") -> dict[str, str]:
 
 
 def tags(*, project: str, stack: str, owner: str, cost_center: str) -> dict[str, str]:
-    """Every AWS resource's tags, so that a bill can be read by stack, owner and cost centre."""
+    """Tags of every AWS resource, so that a bill can be read by stack, owner and cost centre."""
     return {
         "project": project,
         "stack": stack,

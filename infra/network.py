@@ -30,7 +30,6 @@ class Network(pulumi.ComponentResource):
     """Private subnets for nodes, public ones for the load balancer, and the way out of each zone."""
 
     vpc_id: pulumi.Output[str]
-    """The VPC."""
     private_subnet_ids: pulumi.Output[Sequence[str]]
     """For the cluster and its nodes. Whoever uses them waits for NAT and routes, and is deleted before them."""
     public_subnet_ids: pulumi.Output[Sequence[str]]
@@ -154,7 +153,7 @@ class Network(pulumi.ComponentResource):
         private: Sequence[aws.ec2.Subnet],
         nat_per_zone: bool,
     ) -> tuple[list[pulumi.CustomResource], list[aws.ec2.RouteTable]]:
-        """One table a zone even with one NAT, so that a change of `nat_per_zone` moves routes only."""
+        """Route each zone through NAT: one table a zone even with one NAT, so that `nat_per_zone` moves routes only."""
         nats = [
             self._nat(gateway, subnet, index) for index, subnet in enumerate(public if nat_per_zone else public[:1])
         ]
@@ -226,14 +225,14 @@ class SubnetPlan:
 
 
 def subnet_plan(vpc_cidr: str) -> SubnetPlan:
-    """A quarter of the VPC for each zone's nodes and pods; a sixteenth for each zone's load balancer and NAT."""
+    """Divide the VPC: a quarter for each zone's nodes and pods, a sixteenth for each zone's load balancer and NAT."""
     *private, rest = ipaddress.ip_network(vpc_cidr).subnets(prefixlen_diff=2)
     public = list(rest.subnets(prefixlen_diff=2))[:ZONES]
     return SubnetPlan(tuple(map(str, private)), tuple(map(str, public)))
 
 
 def first_zones(names: Sequence[str]) -> list[str]:
-    """The zones to use, of those that the region has."""
+    """Pick the zones to use, the same ones in each run. Raises RunError when the region has too few."""
     if len(names) < ZONES:
         raise pulumi.RunError(
             f"the region has {len(names)} zones that EKS can use ({', '.join(names)}), and the network needs {ZONES}: "
@@ -243,7 +242,7 @@ def first_zones(names: Sequence[str]) -> list[str]:
 
 
 def flow_logs_trust(account: str) -> str:
-    """Who may take the flow logs' role: the flow logs of this account."""
+    """Trust policy of the flow logs' role: the flow logs of this account may take it."""
     return json.dumps(
         {
             "Version": "2012-10-17",
@@ -260,7 +259,7 @@ def flow_logs_trust(account: str) -> str:
 
 
 def flow_logs_policy(log_group_arn: str) -> str:
-    """What the flow logs' role may do: write streams of its group, which exists already."""
+    """Permissions of the flow logs' role: it writes streams of its group, which exists already."""
     return json.dumps(
         {
             "Version": "2012-10-17",

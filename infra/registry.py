@@ -38,14 +38,14 @@ class Registry(pulumi.ComponentResource):
         settings = args.settings
         prefix = f"{pulumi.get_project()}-{pulumi.get_stack()}"
         tags = {**args.tags, "Name": f"{prefix}-images"}
-        asking = pulumi.InvokeOutputOptions(parent=self)
+        invoke_opts = pulumi.InvokeOutputOptions(parent=self)
         guarded = pulumi.ResourceOptions(parent=self, protect=settings.protect)
         key = aws.kms.Key(
             f"{name}-key",
             description=f"Images of {prefix}",
             enable_key_rotation=True,
             deletion_window_in_days=30 if settings.protect else 7,
-            policy=aws.get_caller_identity_output(opts=asking).arn.apply(key_policy),
+            policy=aws.get_caller_identity_output(opts=invoke_opts).arn.apply(key_policy),
             tags=tags,
             opts=guarded,
         )
@@ -66,7 +66,7 @@ class Registry(pulumi.ComponentResource):
             policy=lifecycle_policy(settings.keep_images),
             opts=pulumi.ResourceOptions(parent=self),
         )
-        login = aws.ecr.get_authorization_token_output(opts=asking)
+        login = aws.ecr.get_authorization_token_output(opts=invoke_opts)
         self.repository_url = repository.repository_url
         self.server = login.proxy_endpoint.apply(host_of)
         self.username = login.user_name
@@ -75,12 +75,12 @@ class Registry(pulumi.ComponentResource):
 
 
 def key_policy(caller_arn: str) -> str:
-    """Who may use the key: whom IAM allows in this account. ECR is granted its use by who makes the repository."""
+    """Render the key's policy: for whom IAM allows in this account; who makes the repository grants ECR its use."""
     return kms.key_policy(caller_arn)
 
 
 def lifecycle_policy(keep_images: int) -> str:
-    """Keeps the newest `keep_images` tagged images; what lost its last tag, or never had one, goes after a day.
+    """Keep the newest `keep_images` tagged images; what lost its last tag, or never had one, goes after a day.
 
     ECR does not expire an image that a kept multi-platform image refers to.
     """

@@ -252,7 +252,7 @@ def _pod_security() -> dict[str, str]:
 
 
 def _network_policy(selector: Mapping[str, str]) -> k8s.networking.v1.NetworkPolicySpecArgs:
-    """Callers reach the serving port and nothing else; the pods reach nothing at all.
+    """Let callers reach the serving port and nothing else, and the pods nothing at all.
 
     Sources are not narrowed here: behind a load balancer they are its own or the nodes' addresses. The Service's source
     ranges do that at the door.
@@ -316,7 +316,7 @@ def _pod(
 
 
 def _spread(key: str, selector: Mapping[str, str]) -> k8s.core.v1.TopologySpreadConstraintArgs:
-    """Even over `key`, each version by itself; a full or unlabelled zone does not stop a rollout."""
+    """Spread evenly over `key`, each version by itself; a full or unlabelled zone does not stop a rollout."""
     return k8s.core.v1.TopologySpreadConstraintArgs(
         max_skew=1,
         topology_key=key,
@@ -451,13 +451,13 @@ def _service(args: ModelServiceArgs, selector: Mapping[str, str], port: int) -> 
 
 
 def _rollout_timeouts(args: ModelServiceArgs) -> pulumi.CustomTimeouts:
-    """Kubernetes gives up by itself after a time without progress; Pulumi only has to outlast a rollout that moves."""
+    """Let Pulumi outlast a rollout that moves: Kubernetes gives up by itself after a time without progress."""
     seconds = 2 * args.settings.rollout_timeout_seconds + 60 * args.settings.max_replicas
     return pulumi.CustomTimeouts(create=f"{seconds}s", update=f"{seconds}s", delete="10m")
 
 
 def _balancer_timeouts(args: ModelServiceArgs) -> pulumi.CustomTimeouts:
-    """The first pod's time, which the Service waits for, and what clouds take for a load balancer."""
+    """Allow for the first pod, which the Service waits for, and for what clouds take to make a load balancer."""
     seconds = args.settings.rollout_timeout_seconds + 300
     return pulumi.CustomTimeouts(create=f"{seconds}s", update=f"{seconds}s", delete="15m")
 

@@ -18,7 +18,7 @@ NAT = "aws:ec2/natGateway:NatGateway"
 def project(make_project: MakeProject) -> Project:
     project = make_project("dev")
     with served(project.root.parent) as port:
-        """A port that is free: the app is served on it later."""
+        pass  # the port is free again: the app is served on it later
     project.configure({"servicePort": port, "publicAccessCidrs": '["203.0.113.7/32"]', "endpointTimeoutSeconds": 10})
     return project
 
