@@ -107,22 +107,11 @@ class EndpointCheck(Resource, module="endpoint", name="EndpointCheck"):
     """As answered."""
 
     def __init__(self, name: str, args: EndpointCheckArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        props: dict[str, pulumi.Input[Any]] = {
-            "url": args.url,
-            "release": args.release,
-            "readiness_path": args.readiness_path,
-            "example": args.example,
-            "timeout_seconds": args.timeout_seconds,
-            "settle_seconds": args.settle_seconds,
-            "namespace": args.namespace,
-            "model_name": None,
-            "model_version": None,
-        }
-        if args.environment:
-            props["environment"] = dict(args.environment)
-        for key, value in (("api_key", args.api_key), ("kubeconfig", args.kubeconfig)):
-            if value is not None:
-                props[key] = pulumi.Output.secret(value)
+        props: dict[str, Any] = {**vars(args), "model_name": None, "model_version": None}
+        # Without any, the property is not sent: what states hold has none either.
+        props["environment"] = dict(args.environment) or None
+        for key in ("api_key", "kubeconfig"):
+            props[key] = None if props[key] is None else pulumi.Output.secret(props[key])
         super().__init__(EndpointProvider(), name, props, opts)
 
 
