@@ -13,7 +13,7 @@ from pulumi.output import UNKNOWN
 from infra.build_context import Release
 from infra.cluster_platform import Platform
 from infra.config.schema import ImageSettings, Settings
-from infra.state import pushed_image, remembered
+from infra.state import previous_resources, pushed_image
 
 _TAG_LENGTH = 20
 """Hex digits: 80 bits are plenty for the images of one repository."""
@@ -62,7 +62,7 @@ class ModelImageArgs:
             server=repository.server,
             username=repository.username,
             password=repository.password,
-            pushed=pushed_image(remembered()),
+            pushed=pushed_image(previous_resources()),
         )
 
 

@@ -17,7 +17,7 @@ import yaml
 from infra.cluster_platform import Platform
 from infra.config.schema import ExistingSettings, Settings
 from infra.load_balancer import plain
-from infra.stack_pin import hold
+from infra.stack_pin import pin_stack
 
 DOCKER_HUB = "docker.io"
 _FILES = ("certificate-authority", "client-certificate", "client-key", "tokenFile")
@@ -88,7 +88,7 @@ def existing_registry(settings: ExistingSettings) -> ExistingRegistry:
 def existing_platform(settings: Settings) -> Platform:
     """The cluster and the repository of the config: nothing is made but the connection. Raises KubeconfigError."""
     chosen = choose(load_kubeconfig(settings.existing.kubeconfig, os.environ), settings.existing.context)
-    hold("Cluster", chosen.server)
+    pin_stack("Cluster", chosen.server)
     cluster = ExistingCluster("cluster", chosen)
     registry = existing_registry(settings.existing)
     pull_secret = None
