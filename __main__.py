@@ -23,7 +23,7 @@ pin_stack("Target", settings.common.target)
 if settings.common.target == "local":
     from infra.local.component import LocalService, LocalServiceArgs
 
-    service = LocalService("model", LocalServiceArgs.of(settings, release))
+    service = LocalService("model", LocalServiceArgs.from_settings(settings, release))
     check = EndpointCheckArgs.of(settings, release, url=service.url)
     pulumi.export("logFile", service.log_file)
 else:
