@@ -143,6 +143,7 @@ class Batcher:
         self._best_rows = calibration.best_rows
         self._limits = limits
         self._observer = observer
+        self._shapes_vary = engine.shapes_vary
         self._queue: deque[Job] = deque()
         self._busy = False
         self._running_rows = 0
@@ -167,7 +168,7 @@ class Batcher:
         """Queue a job; a Problem with status 429 when it would wait too long or too much waits already."""
         if self.waiting_rows + job.rows > self._next_batch_rows or self._bytes + job.size > self._limits.bytes:
             self._admit(job)
-        if self._engine.shapes_vary and isinstance(job.inputs, dict):
+        if self._shapes_vary and isinstance(job.inputs, dict):
             job.shape = {name: array.shape[1:] for name, array in job.inputs.items()}
         self._queue.append(job)
         self.waiting_rows += job.rows

@@ -10,21 +10,19 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from . import log
 from .app import App
 from .errors import StartError
 from .http.connection import Limits
 from .http.transport import Transport
+from .model.calibration import Calibration
+from .model.loaded_model import Model, load_model
+from .predictor import warm_up
 from .settings import Settings
 from .telemetry.metrics import Metrics
+from .telemetry.prediction_log import PredictionLog
 from .telemetry.tracing import open_tracer
-
-if TYPE_CHECKING:
-    from .model.calibration import Calibration
-    from .model.loaded_model import Model
-    from .telemetry.prediction_log import PredictionLog
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _FLUSH_SECONDS = 2.0
@@ -139,6 +137,7 @@ class _Server:
         except TimeoutError:
             unanswered = transport.in_flight
             if unanswered:
+                # Not an exit status: a client that never ends its request would make every stop look like a crash.
                 log.error("stopped_unanswered", unanswered=unanswered, seconds=settings.grace_seconds)
                 return
         log.info("stopped")
@@ -154,8 +153,6 @@ class _Server:
 def _open_prediction_log(settings: Settings) -> PredictionLog | None:
     if settings.prediction_log is None:
         return None
-    from .telemetry.prediction_log import PredictionLog
-
     return PredictionLog(
         settings.prediction_log,
         settings.prediction_log_rate,
@@ -165,9 +162,6 @@ def _open_prediction_log(settings: Settings) -> PredictionLog | None:
 
 
 def _load(settings: Settings) -> tuple[Model, Calibration]:
-    from .model.loaded_model import load_model
-    from .predictor import warm_up
-
     model = load_model(settings.model_dir)
     return model, warm_up(model)
 

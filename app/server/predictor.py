@@ -120,7 +120,7 @@ class Predictor:
             version=self.model.version,
             rows=part.end - part.first,
             seconds=time.perf_counter() - request.received,
-            inputs=stack([inputs], self._first_input) if isinstance(inputs, PlainRow) else inputs,
+            inputs=stack([inputs.values], self._first_input) if isinstance(inputs, PlainRow) else inputs,
             outputs=part.outputs,
         )
 

@@ -53,7 +53,7 @@ class Sums:
         return inputs
 
     def join(self, inputs: list[Any]) -> dict[str, Any]:
-        parts = [stack([each], MANIFEST.inputs[0]) if isinstance(each, PlainRow) else each for each in inputs]
+        parts = [stack([each.values], MANIFEST.inputs[0]) if isinstance(each, PlainRow) else each for each in inputs]
         return {"x": np.concatenate([part["x"] for part in parts])}
 
     def run(self, inputs: dict[str, Any], max_rows: int) -> dict[str, Any]:
@@ -146,6 +146,22 @@ def test_one_row_and_many(served: Served) -> None:
 def test_a_row_without_an_answer_is_named(served: Served, body: bytes, path: str) -> None:
     status, answer = served.predict(body)
     assert (status, answer["error"]["code"], answer["error"]["path"]) == (422, "non_finite_output", path)
+
+
+@pytest.mark.parametrize(("row", "one", "many"), [(None, "$.input", "$.input"), (1, "$.input", "$.input[1]")])
+def test_what_the_model_refuses_is_named_as_its_client_knows_it(
+    served: Served, monkeypatch: pytest.MonkeyPatch, row: int | None, one: str, many: str
+) -> None:
+    refusal = Problem(422, "bad_image", "no", row=row)
+
+    def refuse(*_: Any) -> None:
+        raise refusal
+
+    monkeypatch.setattr(Sums, "run", refuse)
+    for body, path in ((BODY, one), (b'{"input": [[1, 2], [3, 4]]}', many)):
+        status, answer = served.predict(body)
+        assert (status, answer["error"]) == (422, {"code": "bad_image", "message": "no", "path": path})
+    assert refusal.path is None
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image as pillow  # noqa: N813
+from PIL import Image as pillow  # noqa: N813  # Image is the manifest's
 
 from server.errors import Problem
 from server.model.manifest import Image, Input
@@ -173,7 +173,7 @@ def test_damaged_files_are_refused_or_read_but_nothing_else() -> None:
                 try:
                     assert read.read(bytes(damaged)).shape == (3, 2, 4)
                 except Problem as found:
-                    assert found.code == "bad_image"  # noqa: PT017 - it need not be raised
+                    assert found.code == "bad_image"  # noqa: PT017  # it need not be raised
 
 
 def test_pillow_is_not_loaded_before_it_is_needed() -> None:

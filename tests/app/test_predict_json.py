@@ -464,7 +464,7 @@ def test_whatever_fits_the_manifest_comes_out_as_it_went_in(seed: int) -> None:
             assert decoded.count == count
             found = decoded.tensors
             if isinstance(found, PlainRow):
-                found = stack([found], inputs[0])
+                found = stack([found.values], inputs[0])
             for tensor in inputs:
                 assert found[tensor.name].dtype == DTYPES[tensor.datatype]
                 assert found[tensor.name].tolist() == [row[tensor.name] for row in rows[:count]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -57,7 +57,7 @@ class Model:
     def join(self, inputs: list[Inputs]) -> Tensors:
         """Concatenate the rows of several requests, in order."""
         tensors: list[Tensors] = []
-        plain: list[PlainRow] = []
+        plain: list[list[Any]] = []
         for each in inputs:
             if isinstance(each, dict):
                 if plain:
@@ -65,7 +65,7 @@ class Model:
                     plain = []
                 tensors.append(each)
             else:
-                plain.append(each)
+                plain.append(each.values)
         if plain:
             tensors.append(stack(plain, self.manifest.inputs[0]))
         if len(tensors) == 1:

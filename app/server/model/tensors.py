@@ -47,9 +47,9 @@ DTYPES: dict[Datatype, np.dtype[Any]] = {
 """By datatype of the Open Inference Protocol; the elements of BYTES are str."""
 
 
-def stack(rows: Sequence[PlainRow], tensor: Tensor) -> Tensors:
-    """Make the model's only input from plain rows: `[rows, values]`."""
-    return {tensor.name: np.array([row.values for row in rows], dtype=DTYPES[tensor.datatype])}
+def stack(rows: list[list[Any]], tensor: Tensor) -> Tensors:
+    """Make the model's only input, `[rows, values]`, from the values of plain rows."""
+    return {tensor.name: np.array(rows, dtype=DTYPES[tensor.datatype])}
 
 
 def fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:

@@ -244,7 +244,7 @@ def _infer_example(manifest: Manifest) -> Json | None:
     if any(tensor.image for tensor in manifest.inputs):
         return None
     rows = Decoder(manifest, max_rows=2**31).decode(bytes(manifest.example)).tensors
-    tensors = stack([rows], manifest.inputs[0]) if isinstance(rows, PlainRow) else rows
+    tensors = stack([rows.values], manifest.inputs[0]) if isinstance(rows, PlainRow) else rows
     inputs: list[Json] = []
     for tensor in manifest.inputs:
         array = tensors[tensor.name]
