@@ -14,8 +14,8 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
 
 
 def main() -> int:
-    """Serve; the exit status."""
-    # Until the event loop takes them over: as a container's first process, signals without a handler are not delivered.
+    """Serve until a signal, and return the exit status: 1 if the server could not start."""
+    # Until the event loop takes them over: a container's first process is not sent signals without a handler.
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _leave)
     started = time.perf_counter()
@@ -33,7 +33,7 @@ def main() -> int:
 
         lifecycle.run(settings, listener, started)
     except StartError as reason:
-        log.error("cannot start", reason=str(reason))
+        log.error("cannot_start", reason=str(reason))
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""The HTTP core: routes requests and turns every outcome into an answer, without sockets."""
+"""The HTTP core: routes requests and turns every outcome into an answer. Knows no sockets."""
 
 from __future__ import annotations
 
@@ -15,37 +15,42 @@ from typing import Literal, NoReturn
 import msgspec
 
 from . import log
-from .batching import Share
+from .batching import Batcher, BatchSlice, Engine, QueueLimits
 from .errors import Problem
 from .http.messages import JSON, Request, Response, encode, problem_response
+from .model.calibration import Calibration
+from .model.manifest import Manifest
 from .predictor import Predictor
 from .protocol.docs_page import read_page
 from .protocol.open_inference import error_body
+from .settings import Settings
+from .telemetry.drift import Monitor
 from .telemetry.metrics import Metrics
-from .telemetry.tracing import Tracer
+from .telemetry.prediction_log import PredictionLog
+from .telemetry.tracing import Run, Tracer
 
 State = Literal["loading", "ready", "draining"]
 _READ = frozenset({"GET", "HEAD"})
 _WRITE = frozenset({"POST"})
 _BODY_TYPES = frozenset({"", "application/json", "application/x-www-form-urlencoded"})
-"""The last is what `curl -d` sends unasked."""
+"""The last is what `curl -d` sends by default."""
 _BINARY_TYPES = _BODY_TYPES | {"application/octet-stream"}
-_READY_WAIT_SECONDS = 0.8
-"""A probe that comes while the model loads waits so long for a yes: less than the second that probes wait for."""
+_PROBE_HOLD_SECONDS = 0.8
+"""A readiness probe is held so long while the model loads; Kubernetes' probes time out after a second."""
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 
 
 class Route(msgspec.Struct, frozen=True):
-    """What a path takes."""
+    """A path's methods and handler."""
 
     methods: frozenset[str]
     respond: Callable[[Request], None]
     body_types: frozenset[str] = frozenset()
-    """Of a prediction: content types that it may have."""
+    """Content types of a prediction, which needs the key; empty: the path takes no body."""
 
 
 class App:
-    """A Core for the connections; on the event loop."""
+    """The Core of the connections, on the event loop."""
 
     def __init__(self, metrics: Metrics, api_key: bytes | None, tracer: Tracer | None = None) -> None:
         self._metrics = metrics
@@ -53,52 +58,76 @@ class App:
         self._authorization = None if api_key is None else b"Bearer " + api_key
         self._log_requests = log.logger.isEnabledFor(logging.DEBUG)
         self._state: State = "loading"
-        self._asking: dict[Request, None] = {}
-        """Whether it is ready, while it is not known yet; in the order in which they came."""
+        self._held_probes: dict[Request, None] = {}
+        """Readiness probes that wait for the model, in the order in which they came."""
         self._ids = f"{os.urandom(4).hex()}-%x".encode()
         self._requests = 0
-        page = Response(200, *read_page())
         self._routes = {
             "/predict": Route(_WRITE, self._not_ready, _BODY_TYPES),
-            "/v2/health/live": Route(
-                _READ, lambda request: self.answer(request, Response(200, JSON, b'{"live":true}'))
-            ),
+            "/v2/health/live": self._fixed(Response(200, JSON, b'{"live":true}')),
             "/v2/health/ready": Route(_READ, self._ready),
             "/metrics": Route(_READ, self._show_metrics),
-            "/docs": Route(_READ, lambda request: self.answer(request, page)),
+            "/docs": self._fixed(Response(200, *read_page())),
         }
 
-    def open(self, predictor: Predictor, describe: Callable[[], bytes]) -> None:
-        """The model is ready to answer; `describe` makes the OpenAPI document, when it is first asked for."""
-        model = f"/v2/models/{predictor.model.name}"
-        protocol = predictor.protocol
-        self._routes["/predict"] = Route(_WRITE, predictor.predict, _BODY_TYPES)
-        describe = cache(describe)
-        self._routes["/openapi.json"] = Route(
-            _READ, lambda request: self.answer(request, Response(200, JSON, describe()))
+    def model_loaded(
+        self,
+        manifest: Manifest,
+        engine: Engine,
+        calibration: Calibration,
+        settings: Settings,
+        prediction_log: PredictionLog | None = None,
+    ) -> Batcher:
+        """Predict and be ready from now on. Call the batcher's `expire_queued` a few times a second."""
+        metrics = self._metrics
+        limits = QueueLimits(
+            rows=settings.max_queue_rows, bytes=settings.max_queue_bytes, seconds=settings.queue_seconds
         )
-        self._routes["/v2"] = self._fixed(protocol.server_metadata())
-        for path in (model, f"{model}/versions/{predictor.model.version}"):
-            self._routes[path] = self._fixed(protocol.model_metadata())
-            self._routes[f"{path}/ready"] = Route(_READ, self._ready)
-            self._routes[f"{path}/infer"] = Route(_WRITE, predictor.infer, _BINARY_TYPES)
+        batcher = Batcher(engine, calibration, limits, metrics)
+        predictor = Predictor(
+            manifest,
+            batcher,
+            max_rows=settings.max_rows,
+            timeout_seconds=settings.timeout_ms / 1000,
+            answer=self.answer,
+            prediction_log=prediction_log,
+        )
+        metrics.model_loaded(manifest.name, manifest.version, Monitor(manifest))
+        metrics.watch("model_waiting_rows", "Rows that wait for the model", lambda: batcher.waiting_rows)
         if self._tracer:
-            self._tracer.open(predictor.model.name, predictor.model.version)
+            self._tracer.model_loaded(manifest.name, manifest.version)
+        self._add_routes(predictor, manifest, settings)
         if self._state == "loading":
             self._state = "ready"
-        self._answer_asking()
+        self._answer_held_probes()
+        return batcher
 
-    def _fixed(self, body: bytes) -> Route:
-        response = Response(200, JSON, body)
+    def _add_routes(self, predictor: Predictor, manifest: Manifest, settings: Settings) -> None:
+        @cache
+        def document() -> Response:
+            from .protocol.openapi import describe  # seldom wanted
+
+            return Response(200, JSON, describe(manifest, settings))
+
+        self._routes["/predict"] = Route(_WRITE, predictor.predict, _BODY_TYPES)
+        self._routes["/openapi.json"] = Route(_READ, lambda request: self.answer(request, document()))
+        self._routes["/v2"] = self._fixed(Response(200, JSON, predictor.protocol.server_metadata()))
+        model = f"/v2/models/{manifest.name}"
+        for path in (model, f"{model}/versions/{manifest.version}"):
+            self._routes[path] = self._fixed(Response(200, JSON, predictor.protocol.model_metadata()))
+            self._routes[f"{path}/ready"] = Route(_READ, self._ready)
+            self._routes[f"{path}/infer"] = Route(_WRITE, predictor.infer, _BINARY_TYPES)
+
+    def _fixed(self, response: Response) -> Route:
         return Route(_READ, lambda request: self.answer(request, response))
 
     def drain(self) -> None:
-        """Not ready from now on."""
+        """Be unready from now on, but answer."""
         self._state = "draining"
-        self._answer_asking()
+        self._answer_held_probes()
 
     def refuse(self, request: Request) -> Response | None:
-        """The answer to a request whose body need not be read, judged by its head."""
+        """Return the answer to a request whose body need not be read, judged by its head."""
         self._give_id(request)
         try:
             self._check_head(request)
@@ -151,33 +180,35 @@ class App:
         except Problem as problem:
             self.answer(request, problem)
         except Exception:
-            log.logger.exception("request failed", extra={"fields": self._identity(request)})
+            log.logger.exception("request_failed", extra={"fields": self._identity(request)})
             self.answer(request, Problem(500, "internal_error", "the server failed; its log says why"))
 
-    def answer(self, request: Request, outcome: Response | Problem, share: Share | None = None) -> None:
-        """Send a request's answer; `share` is the run that it came from."""
+    def answer(self, request: Request, outcome: Response | Problem, part: BatchSlice | None = None) -> None:
+        """Send a request's answer; `part` is its part of the run that it comes from."""
+        request.reply(self._settle(request, outcome, part))
+
+    def problem(self, problem: Problem, request: Request | None) -> Response:
+        """Return the answer to what does not get as far as `handle`."""
+        if request and not request.id:
+            self._give_id(request)
+        return self._settle(request, problem, None)
+
+    def _settle(self, request: Request | None, outcome: Response | Problem, part: BatchSlice | None) -> Response:
+        """Count, log and trace an outcome, whichever way its answer goes out."""
         response = self._response(outcome, request) if isinstance(outcome, Problem) else outcome
-        self._metrics.answered(request.path, response.status)
-        if share:
-            batch, received = share.batch, request.received
+        if request is None:
+            self._metrics.answered("other", response.status)
+            return response
+        routed = request.path in self._routes
+        self._metrics.answered(request.path if routed else "other", response.status)
+        if part:
+            batch, received = part.batch, request.received
             self._metrics.predicted(batch.started - received, batch.seconds, time.perf_counter() - received)
         if self._log_requests:
             self._log(request, response)
-        request.reply(response)
         if self._tracer:
-            self._tracer.note(request, response.status, share)
-
-    def problem(self, problem: Problem, request: Request | None) -> Response:
-        """The answer to what does not get as far as `handle`."""
-        if request and not request.id:
-            self._give_id(request)
-        response = self._response(problem, request)
-        routed = request is not None and request.path in self._routes
-        self._metrics.answered(request.path if request and routed else "other", response.status)
-        if request and self._log_requests:
-            self._log(request, response)
-        if request and self._tracer:
-            self._tracer.note(request, response.status, None, routed=routed)
+            run = Run(part.end - part.first, part.batch.rows, part.batch.started, part.batch.seconds) if part else None
+            self._tracer.answered(request, response.status, run, routed=routed)
         return response
 
     def _response(self, problem: Problem, request: Request | None) -> Response:
@@ -200,22 +231,22 @@ class App:
 
     def _ready(self, request: Request) -> None:
         if self._state == "loading":
-            self._asking[request] = None
-            asyncio.get_running_loop().call_later(_READY_WAIT_SECONDS, self._give_up_asking, request)
+            self._held_probes[request] = None
+            asyncio.get_running_loop().call_later(_PROBE_HOLD_SECONDS, self._probe_timed_out, request)
         else:
-            self._say_whether_ready(request)
+            self._answer_readiness(request)
 
-    def _give_up_asking(self, request: Request) -> None:
-        if request in self._asking:
-            del self._asking[request]
-            self._say_whether_ready(request)
+    def _probe_timed_out(self, request: Request) -> None:
+        if request in self._held_probes:
+            del self._held_probes[request]
+            self._answer_readiness(request)
 
-    def _answer_asking(self) -> None:
-        asking, self._asking = self._asking, {}
-        for request in asking:
-            self._say_whether_ready(request)
+    def _answer_held_probes(self) -> None:
+        held, self._held_probes = self._held_probes, {}
+        for request in held:
+            self._answer_readiness(request)
 
-    def _say_whether_ready(self, request: Request) -> None:
+    def _answer_readiness(self, request: Request) -> None:
         ready = self._state == "ready"
         self.answer(request, Response(200 if ready else 503, JSON, encode({"ready": ready})))
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 
-class Problem(Exception):  # noqa: N818 - an answer, not a failure of the server
-    """An error answer: HTTP status, stable code, a sentence for people, and the path of the field at fault."""
+class Problem(Exception):  # noqa: N818  # an answer, not a failure of the server
+    """An error answer: HTTP status, stable code, a sentence for people, and the JSON path of the field at fault."""
 
     def __init__(
         self,
@@ -22,8 +22,12 @@ class Problem(Exception):  # noqa: N818 - an answer, not a failure of the server
         self.message = message
         self.path = path
         self.row = row
-        """The row at fault, where it is known but not what the client calls it."""
+        """Index of the row at fault, where whoever raises knows it but not its path."""
         self.headers = headers
+
+    def at(self, path: str) -> Problem:
+        """Return the same problem, of the field at `path`."""
+        return Problem(self.status, self.code, self.message, path=path, headers=self.headers)
 
 
 class StartError(Exception):

@@ -10,37 +10,34 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING
 
 from . import log
 from .app import App
 from .errors import StartError
 from .http.connection import Limits
 from .http.transport import Transport
+from .model.calibration import Calibration
+from .model.loaded_model import Model, load_model
+from .predictor import warm_up
 from .settings import Settings
 from .telemetry.metrics import Metrics
+from .telemetry.prediction_log import PredictionLog
 from .telemetry.tracing import open_tracer
-
-if TYPE_CHECKING:
-    from .model.loaded_model import Model
-    from .model.manifest import Manifest
-    from .telemetry.prediction_log import PredictionLog
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _FLUSH_SECONDS = 2.0
-"""For a collector to take the last traces, after all has been answered."""
+"""For a collector to take the last traces, after the last answer."""
 _LINGER_SECONDS = 0.3
-"""For requests on connections that were accepted last: their bytes may still be on the way."""
+"""For requests on the connections accepted last: their bytes may still be on the way."""
 
 
-def run(settings: Settings, listener: socket.socket, started: float) -> bool:
+def run(settings: Settings, listener: socket.socket, started: float) -> None:
     """Serve on `listener` until SIGTERM or SIGINT; a StartError when that cannot begin.
 
-    `started`: the process's own start, as time.perf_counter(). Whether every request was answered.
+    `started`: the process's own start, as time.perf_counter().
     """
     # Not closed: that would wait for a model that is still being loaded. The process ends next.
-    return asyncio.Runner(loop_factory=_loop_factory()).run(_Server(settings, listener).run(started))
+    asyncio.Runner(loop_factory=_loop_factory()).run(_Server(settings, listener).run(started))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -76,10 +73,10 @@ class _Server:
         for tick in self._ticks:
             tick()
 
-    async def run(self, started: float) -> bool:
+    async def run(self, started: float) -> None:
         """Answer from the first moment on, predict once the model is loaded, end at a signal.
 
-        On a socket that is shared, only then: others answer there meanwhile, or who connects waits.
+        On a shared socket, answer only once the model is loaded: others answer there meanwhile, or clients wait.
         """
         signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
         for each in SIGNALS:
@@ -90,65 +87,42 @@ class _Server:
         if not shared:
             await self._transport.accept()
         serving = asyncio.create_task(self._transport.serve())
-        asked = asyncio.create_task(signals.get())
+        stop = asyncio.create_task(signals.get())
         loading = asyncio.create_task(asyncio.to_thread(_load, self._settings))
-        await asyncio.wait({serving, loading, asked}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({serving, loading, stop}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
-            model = loading.result()
-            self._open(model)
+            model, calibration = loading.result()
+            self._model_loaded(model, calibration)
             if shared:
                 await self._transport.accept()
-            self._tell_ready(model, address, started)
-            await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
+            _write_ready(self._settings.ready_fd)
+            log.info(
+                "ready",
+                address=address,
+                model=model.manifest.name,
+                version=model.manifest.version,
+                inline_rows=calibration.inline_rows,
+                batch_rows=calibration.best_rows,
+                seconds=round(time.perf_counter() - started, 3),
+            )
+            await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
             serving.result()
             raise StartError("the HTTP server ended by itself")
-        answered = await self._end(serving, asked.result(), signals)
+        await self._drain(serving, stop.result(), signals)
         self._close()
-        return answered
 
-    def _open(self, model: Model) -> None:
-        from .batching import Batcher, QueueLimits
-        from .predictor import Predictor
-        from .telemetry.drift import Monitor
-
-        settings, manifest = self._settings, model.manifest
-        limits = QueueLimits(
-            rows=settings.max_queue_rows, bytes=settings.max_queue_bytes, seconds=settings.queue_seconds
-        )
-        batcher = Batcher(model, limits, self._metrics, shapes_vary=model.shapes_vary)
-        self._metrics.open(manifest.name, manifest.version, Monitor(manifest))
-        self._metrics.watch("model_waiting_rows", "Rows that wait for the model", lambda: batcher.waiting_rows)
-        self._ticks.append(batcher.drop)
-        predictor = Predictor(
-            manifest,
-            batcher,
-            max_rows=settings.max_rows,
-            timeout_seconds=settings.timeout_ms / 1000,
-            answer=self._app.answer,
-            prediction_log=self._prediction_log,
-        )
+    def _model_loaded(self, model: Model, calibration: Calibration) -> None:
+        batcher = self._app.model_loaded(model.manifest, model, calibration, self._settings, self._prediction_log)
+        self._ticks.append(batcher.expire_queued)
         # What is there now stays; and requests make no cycles, so that there is little to look for.
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20)
-        self._app.open(predictor, partial(_describe, manifest, settings))
 
-    def _tell_ready(self, model: Model, address: str, started: float) -> None:
-        _write_ready(self._settings.ready_fd)
-        log.info(
-            "ready",
-            address=address,
-            model=model.manifest.name,
-            version=model.manifest.version,
-            inline_rows=model.inline_rows,
-            batch_rows=model.best_rows,
-            seconds=round(time.perf_counter() - started, 3),
-        )
-
-    async def _end(
+    async def _drain(
         self, serving: asyncio.Task[None], why: signal.Signals, signals: asyncio.Queue[signal.Signals]
-    ) -> bool:
+    ) -> None:
         settings, transport = self._settings, self._transport
         self._app.drain()
         transport.drain()
@@ -163,13 +137,13 @@ class _Server:
         except TimeoutError:
             unanswered = transport.in_flight
             if unanswered:
-                log.error("stopped with requests unanswered", unanswered=unanswered, seconds=settings.grace_seconds)
-                return False
+                # Not an exit status: a client that never ends its request would make every stop look like a crash.
+                log.error("stopped_unanswered", unanswered=unanswered, seconds=settings.grace_seconds)
+                return
         log.info("stopped")
-        return True
 
     def _close(self) -> None:
-        """Save what is still in memory."""
+        """Save the predictions and traces that are still in memory."""
         if self._prediction_log:
             self._prediction_log.close()
         if self._tracer:
@@ -179,8 +153,6 @@ class _Server:
 def _open_prediction_log(settings: Settings) -> PredictionLog | None:
     if settings.prediction_log is None:
         return None
-    from .telemetry.prediction_log import PredictionLog
-
     return PredictionLog(
         settings.prediction_log,
         settings.prediction_log_rate,
@@ -189,18 +161,9 @@ def _open_prediction_log(settings: Settings) -> PredictionLog | None:
     )
 
 
-def _describe(manifest: Manifest, settings: Settings) -> bytes:
-    from .protocol.openapi import describe  # seldom wanted
-
-    return describe(manifest, settings)
-
-
-def _load(settings: Settings) -> Model:
-    from .model.loaded_model import load_model  # slow to import
-
+def _load(settings: Settings) -> tuple[Model, Calibration]:
     model = load_model(settings.model_dir)
-    model.warm_up()
-    return model
+    return model, warm_up(model)
 
 
 def _write_ready(descriptor: int | None) -> None:

@@ -15,7 +15,7 @@ class JsonFormatter(logging.Formatter):
     """`{"time", "level", "event", ...}`; what a call gives as `extra={"fields": {...}}` follows."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line; a traceback, where there is one, is a field of it."""
+        """Format one line; a traceback is a field of it."""
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -37,15 +37,15 @@ def configure(level: str) -> None:
 
 
 def log(level: int, event: str, **fields: object) -> None:
-    """Write one line; `fields` become its members."""
+    """Write one line; `event` is an id in snake_case, `fields` become members."""
     logger.log(level, event, extra={"fields": fields})
 
 
 def info(event: str, **fields: object) -> None:
-    """What an operator wants to see in quiet times."""
+    """Tell what an operator wants to see in quiet times."""
     log(logging.INFO, event, **fields)
 
 
 def error(event: str, **fields: object) -> None:
-    """What an operator must act on."""
+    """Tell what an operator must act on."""
     log(logging.ERROR, event, **fields)

@@ -1,4 +1,4 @@
-"""What one model answers: decodes a request, sends it through the batcher, encodes the answer."""
+"""Predictions of one model: decodes a request, sends it through the batcher, encodes the answer."""
 
 from __future__ import annotations
 
@@ -6,29 +6,34 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-import msgspec
-import numpy as np
-
-from .batching import Batcher, Job, Outcome, Share
-from .errors import Problem
+from .batching import Batcher, BatchSlice, Job, Outcome
+from .errors import Problem, StartError
 from .http.messages import JSON, Request, Response, encode
+from .model.calibration import Calibration, calibrate
+from .model.loaded_model import Model
 from .model.manifest import Manifest
-from .model.tensors import DTYPES, Inputs
+from .model.tensors import Inputs, PlainRow, stack
 from .protocol.open_inference import V2, InferRequest
-from .protocol.predict_json import Decoder, Rows
+from .protocol.predict_json import MAX_TIMEOUT_MS, Decoder, Encoded, Encoder, ModelId, Rows
 from .telemetry.prediction_log import PredictionLog
 
-Answer = Callable[[Request, "Response | Problem", "Share | None"], None]
-"""Takes a request's answer, and the run that it came from."""
-LONGEST_TIMEOUT_MS = 3_600_000
-"""That a client may ask for."""
+Answer = Callable[[Request, "Response | Problem", "BatchSlice | None"], None]
+"""Takes a request's answer, and its part of the run that it comes from."""
 
 
-class ModelId(msgspec.Struct, frozen=True):
-    """Which model answered."""
-
-    name: str
-    version: str
+def warm_up(model: Model) -> Calibration:
+    """Check that the model answers its own example, and time it on it. A StartError says why it cannot serve."""
+    manifest = model.manifest
+    try:
+        rows = Decoder(manifest, max_rows=2**31).decode(bytes(manifest.example))
+        inputs = model.join([model.prepare(rows.tensors)])
+        problems = Encoder(manifest).encode(model.run(inputs)).problems
+        if problems:
+            raise problems[min(problems)]
+    except Problem as problem:
+        where = f" (at {problem.path})" if problem.path else ""
+        raise StartError(f"the model cannot answer its own example: {problem.message}{where}") from None
+    return calibrate(model, {name: array[:1] for name, array in inputs.items()})
 
 
 class Predictor:
@@ -47,20 +52,21 @@ class Predictor:
         self.model = ModelId(manifest.name, manifest.version)
         self.protocol = V2(manifest, max_rows)
         self._decoder = Decoder(manifest, max_rows)
+        self._encoder = Encoder(manifest)
         self._batcher = batcher
         self._timeout_seconds = timeout_seconds
         self._answer = answer
         self._prediction_log = prediction_log
-        self._first = manifest.inputs[0]
+        self._first_input = manifest.inputs[0]
         self._start = b'{"model":%b,' % encode(self.model)
 
     def predict(self, request: Request) -> None:
-        """POST /predict."""
+        """Serve POST /predict."""
         rows = self._decoder.decode(request.body)
         self._submit(request, rows.tensors, rows.count, partial(self._predicted, request, rows))
 
     def infer(self, request: Request) -> None:
-        """POST /v2/models/{name}/infer."""
+        """Serve POST /v2/models/{name}/infer."""
         asked = self.protocol.decode(request.body, request.header(b"inference-header-content-length"))
         self._submit(request, asked.inputs, asked.rows, partial(self._inferred, request, asked))
 
@@ -71,24 +77,24 @@ class Predictor:
 
     def _predicted(self, request: Request, rows: Rows, outcome: Outcome) -> None:
         if isinstance(outcome, Problem):
-            if outcome.path is None and outcome.status == 422:
-                outcome.path = rows.path if outcome.row is None else rows.path_of(outcome.row)
-            self._answer(request, outcome, None)
+            self._answer(request, _located(outcome, rows), None)
             return
-        values = outcome.batch.values
-        if outcome.batch.faulty:
-            for index, value in enumerate(outcome.values):
-                if isinstance(value, Problem):
-                    value.path = rows.path_of(index)
-                    self._answer(request, value, outcome)
+        encoded: Encoded | None = outcome.batch.encoded
+        if encoded is None:
+            encoded = outcome.batch.encoded = self._encoder.encode(outcome.batch.outputs)
+        if encoded.problems:
+            for row in range(outcome.first, outcome.end):
+                if row in encoded.problems:
+                    path = rows.path_of(row - outcome.first)
+                    self._answer(request, encoded.problems[row].at(path), outcome)
                     return
         if rows.alone:
-            body = b'%b"prediction":%b}' % (self._start, encode(values[outcome.first]))
+            body = b'%b"prediction":%b}' % (self._start, encode(encoded.values[outcome.first]))
         else:
-            body = b'%b"predictions":%b}' % (self._start, encode(outcome.values))
+            body = b'%b"predictions":%b}' % (self._start, encode(encoded.values[outcome.first : outcome.end]))
         self._answer(request, Response(200, JSON, body), outcome)
         if self._prediction_log:
-            self._note(self._prediction_log, request, rows.tensors, outcome)
+            self._log(self._prediction_log, request, rows.tensors, outcome)
 
     def _inferred(self, request: Request, asked: InferRequest, outcome: Outcome) -> None:
         if isinstance(outcome, Problem):
@@ -101,28 +107,33 @@ class Predictor:
             return
         self._answer(request, Response(200, headers, body), outcome)
         if self._prediction_log:
-            self._note(self._prediction_log, request, asked.inputs, outcome)
+            self._log(self._prediction_log, request, asked.inputs, outcome)
 
-    def _note(self, to: PredictionLog, request: Request, inputs: Inputs, share: Share) -> None:
+    def _log(self, to: PredictionLog, request: Request, inputs: Inputs, part: BatchSlice) -> None:
         request_id = request.id.decode("latin-1")
         if not to.wants(request_id):
             return
-        if isinstance(inputs, list):
-            inputs = {self._first.name: np.array([inputs], DTYPES[self._first.datatype])}
         to.note(
             request_id=request_id,
             traceparent=request.header(b"traceparent"),
             model=self.model.name,
             version=self.model.version,
-            rows=share.end - share.first,
+            rows=part.end - part.first,
             seconds=time.perf_counter() - request.received,
-            inputs=inputs,
-            outputs=share.outputs,
+            inputs=stack([inputs.values], self._first_input) if isinstance(inputs, PlainRow) else inputs,
+            outputs=part.outputs,
         )
 
 
+def _located(problem: Problem, rows: Rows) -> Problem:
+    """Name the field at fault where the model refuses a request whose fields it does not know."""
+    if problem.path is not None or problem.status != 422:
+        return problem
+    return problem.at(rows.path if problem.row is None else rows.path_of(problem.row))
+
+
 def _seconds(timeout: bytes) -> float:
-    if not timeout.isdigit() or len(timeout) > 12 or not 0 < int(timeout) <= LONGEST_TIMEOUT_MS:
-        message = f"must be milliseconds from 1 to {LONGEST_TIMEOUT_MS}"
+    if not timeout.isdigit() or len(timeout) > 12 or not 0 < int(timeout) <= MAX_TIMEOUT_MS:
+        message = f"must be milliseconds from 1 to {MAX_TIMEOUT_MS}"
         raise Problem(400, "bad_header", message, path="X-Request-Timeout-Ms")
     return int(timeout) / 1000

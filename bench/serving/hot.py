@@ -16,14 +16,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import server
 from server.app import App
-from server.batching import Batcher, QueueLimits
 from server.http.connection import Connection, Limits, Shared
 from server.model.loaded_model import load_model
-from server.predictor import Predictor
-from server.telemetry.drift import Monitor
+from server.predictor import warm_up
+from server.settings import read_settings
 from server.telemetry.metrics import Metrics
 
+_SERVER = Path(server.__file__).parent
 _ROUNDS, _PASSES = 300, 7
 
 
@@ -38,14 +39,9 @@ class _Transport:
 
 def _connections(folder: Path, count: int) -> list[Connection]:
     model = load_model(folder)
-    model.warm_up()
-    manifest, metrics = model.manifest, Metrics()
-    app = App(metrics, None)
-    limits = QueueLimits(rows=4096, bytes=2**27, seconds=5.0)
-    batcher = Batcher(model, limits, metrics, shapes_vary=model.shapes_vary)
-    metrics.open(manifest.name, manifest.version, Monitor(manifest))
-    app.open(Predictor(manifest, batcher, max_rows=4096, timeout_seconds=30, answer=app.answer), lambda: b"{}")
-    shared = Shared(app, Limits(body_bytes=2**22, all_bodies_bytes=2**27))
+    app, settings = App(Metrics(), None), read_settings({})
+    app.model_loaded(model.manifest, model, warm_up(model), settings)
+    shared = Shared(app, Limits(body_bytes=settings.max_body_bytes, all_bodies_bytes=settings.max_queue_bytes))
     connections = [Connection(shared) for _ in range(count)]
     for connection in connections:
         connection.connection_made(_Transport())  # type: ignore[arg-type]
@@ -62,8 +58,8 @@ async def _run(connections: list[Connection], request: bytes) -> None:
 
 def _module(file: str) -> str:
     path = Path(file)
-    if path.parent.name == "server":
-        return path.name
+    if path.is_relative_to(_SERVER):
+        return str(path.relative_to(_SERVER))
     return "onnxruntime" if "onnxruntime" in path.parts else "numpy, msgspec, httptools and the interpreter"
 
 

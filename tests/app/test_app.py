@@ -14,12 +14,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from server import log
 from server.app import App
-from server.batching import Batcher, QueueLimits
 from server.errors import Problem
 from server.http.messages import Request, Response
+from server.model.calibration import Calibration
 from server.model.manifest import Input, Manifest, Output
-from server.predictor import Predictor
-from server.telemetry.drift import Monitor
+from server.model.tensors import PlainRow, stack
+from server.settings import read_settings
 from server.telemetry.metrics import Metrics
 
 KEY = b"0123456789abcdef"
@@ -31,28 +31,37 @@ MANIFEST = Manifest(
     outputs=[Output(name="y", datatype="FP32", shape=[-1])],
     example=msgspec.Raw(BODY),
 )
+CALIBRATION = Calibration(best_rows=100, inline_rows=100, seconds_per_row=0.001)
+SETTINGS = read_settings(
+    {
+        "MAX_QUEUE_ROWS": "100",
+        "MAX_QUEUE_BYTES": "10000",
+        "MAX_BODY_BYTES": "10000",
+        "QUEUE_SECONDS": "1",
+        "MAX_ROWS": "10",
+        "TIMEOUT_MS": "10000",
+    }
+)
 
 
 class Sums:
     """y = the sum of a row; 13 has no answer, and a row that starts with 0 is more than it can take."""
 
-    best_rows = inline_rows = 100
-    seconds_per_row = 0.001
-    prepares = False
+    prepares = shapes_vary = False
 
     def prepare(self, inputs: Any) -> Any:
         return inputs
 
     def join(self, inputs: list[Any]) -> dict[str, Any]:
-        return {"x": np.concatenate([np.array([each]) if isinstance(each, list) else each["x"] for each in inputs])}
+        parts = [stack([each.values], MANIFEST.inputs[0]) if isinstance(each, PlainRow) else each for each in inputs]
+        return {"x": np.concatenate([part["x"] for part in parts])}
 
-    def run(self, inputs: dict[str, Any]) -> dict[str, Any]:
+    def run(self, inputs: dict[str, Any], max_rows: int) -> dict[str, Any]:
+        assert max_rows == CALIBRATION.best_rows
         if not inputs["x"][:, 0].all():
             raise RuntimeError("secret detail")
-        return {"y": inputs["x"].sum(axis=1)}
-
-    def values(self, outputs: dict[str, Any]) -> list[Any]:
-        return [Problem(422, "non_finite_output", "no") if y == 13 else y for y in outputs["y"].tolist()]
+        sums = inputs["x"].sum(axis=1)
+        return {"y": np.where(sums == 13, np.nan, sums)}
 
 
 class Served:
@@ -66,12 +75,7 @@ class Served:
             self.run(self.load)
 
     def load(self) -> None:
-        self.metrics.open("m", "7", Monitor(MANIFEST))
-        limits = QueueLimits(rows=100, bytes=10_000, seconds=1)
-        batcher = Batcher(Sums(), limits, self.metrics, shapes_vary=False)
-        self.metrics.watch("model_waiting_rows", "Rows", lambda: batcher.waiting_rows)
-        predictor = Predictor(MANIFEST, batcher, max_rows=10, timeout_seconds=10, answer=self.app.answer)
-        self.app.open(predictor, lambda: b"{}")
+        self.app.model_loaded(MANIFEST, Sums(), CALIBRATION, SETTINGS)
 
     def run(self, function: Callable[[], Any]) -> Any:
         async def running() -> Any:
@@ -142,6 +146,22 @@ def test_one_row_and_many(served: Served) -> None:
 def test_a_row_without_an_answer_is_named(served: Served, body: bytes, path: str) -> None:
     status, answer = served.predict(body)
     assert (status, answer["error"]["code"], answer["error"]["path"]) == (422, "non_finite_output", path)
+
+
+@pytest.mark.parametrize(("row", "one", "many"), [(None, "$.input", "$.input"), (1, "$.input", "$.input[1]")])
+def test_what_the_model_refuses_is_named_as_its_client_knows_it(
+    served: Served, monkeypatch: pytest.MonkeyPatch, row: int | None, one: str, many: str
+) -> None:
+    refusal = Problem(422, "bad_image", "no", row=row)
+
+    def refuse(*_: Any) -> None:
+        raise refusal
+
+    monkeypatch.setattr(Sums, "run", refuse)
+    for body, path in ((BODY, one), (b'{"input": [[1, 2], [3, 4]]}', many)):
+        status, answer = served.predict(body)
+        assert (status, answer["error"]) == (422, {"code": "bad_image", "message": "no", "path": path})
+    assert refusal.path is None
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from server import batching
-from server.batching import Batch, Batcher, Job, Outcome, QueueLimits, Share
+from server.batching import Batcher, BatchSlice, Job, Outcome, QueueLimits
 from server.errors import Problem
+from server.model.calibration import Calibration
 from server.model.tensors import Inputs, Tensors
 from tests.app.wire import seeded
 
@@ -19,12 +20,10 @@ from tests.app.wire import seeded
 class Doubler:
     """A model that doubles, and remembers the batches and threads it was run on. It fails on negative numbers."""
 
-    prepares = False
+    prepares = shapes_vary = False
 
     def __init__(self, *, inline_rows: int = 0, best_rows: int = 100, seconds_per_row: float = 0.0) -> None:
-        self.inline_rows = inline_rows
-        self.best_rows = best_rows
-        self.seconds_per_row = seconds_per_row
+        self.calibration = Calibration(best_rows=best_rows, inline_rows=inline_rows, seconds_per_row=seconds_per_row)
         self.batches: list[list[float]] = []
         self.threads: set[int] = set()
         self.failure: Exception = Problem(422, "model_failed", "negative")
@@ -35,19 +34,17 @@ class Doubler:
         raise AssertionError("there is nothing to prepare")
 
     def join(self, inputs: list[Inputs]) -> Tensors:
-        return {"x": np.concatenate([np.array([each]) if isinstance(each, list) else each["x"] for each in inputs])}
+        return {"x": np.concatenate([each["x"] for each in inputs if isinstance(each, dict)])}
 
-    def run(self, inputs: Tensors) -> Tensors:
+    def run(self, inputs: Tensors, max_rows: int) -> Tensors:
         assert self.go.wait(10)
+        assert max_rows == self.calibration.best_rows
         values = inputs["x"].reshape(len(inputs["x"]), -1)[:, 0]
         self.batches.append(values.tolist())
         self.threads.add(threading.get_ident())
         if (values < 0).any():
             raise self.failure
         return {"y": values * 2}
-
-    def values(self, outputs: Tensors) -> list[Any]:
-        return outputs["y"].tolist()
 
 
 class Caller:
@@ -62,9 +59,9 @@ class Counts:
         self.seen: list[list[float]] = []
         self.failure: Exception | None = None
 
-    def ran(self, inputs: Tensors, batch: Batch) -> None:
-        assert batch.rows == len(inputs["x"])
-        self.seen.append(inputs["x"].reshape(batch.rows, -1)[:, 0].tolist())
+    def ran(self, rows: int, inputs: Tensors, outputs: Tensors) -> None:
+        assert rows == len(inputs["x"]) == len(outputs["y"])
+        self.seen.append(inputs["x"].reshape(rows, -1)[:, 0].tolist())
         if self.failure:
             raise self.failure
 
@@ -85,9 +82,10 @@ class Side:
         self, engine: Doubler, *, rows: int = 1000, size: int = 10**9, seconds: float = 60.0, shapes_vary: bool = False
     ) -> None:
         self.engine = engine
+        self.engine.shapes_vary = shapes_vary
         self.counts = Counts()
         limits = QueueLimits(rows=rows, bytes=size, seconds=seconds)
-        self.batcher = Batcher(engine, limits, self.counts, shapes_vary=shapes_vary)
+        self.batcher = Batcher(engine, engine.calibration, limits, self.counts)
 
     def submit(
         self, *values: float, width: int = 1, size: int = 0, timeout: float | None = None, caller: Caller | None = None
@@ -96,9 +94,9 @@ class Side:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def done(outcome: Outcome) -> None:
-            if isinstance(outcome, Share):
-                assert outcome.outputs["y"].tolist() == outcome.values
-                answer.set_result(outcome.values)
+            if isinstance(outcome, BatchSlice):
+                assert outcome.end - outcome.first == len(values)
+                answer.set_result(outcome.outputs["y"].tolist())
             else:
                 answer.set_exception(outcome)
 
@@ -267,19 +265,22 @@ def test_what_cannot_be_prepared_fails_alone() -> None:
 
 
 def test_answers_that_cannot_be_told_are_a_problem_of_their_request_alone() -> None:
-    class Odd(Doubler):
-        def values(self, outputs: Tensors) -> list[Any]:
-            if 13 in outputs["y"] / 2:
-                raise ValueError("13 cannot be said")
-            return super().values(outputs)
-
     async def test(side: Side) -> None:
-        with pytest.raises(Problem) as error:
-            await side.submit(13)
-        assert error.value.status == 500
-        assert await side.submit(1) == [2]
+        told: list[Outcome] = []
 
-    run(test, Odd(inline_rows=1))
+        def tell(outcome: Outcome) -> None:
+            told.append(outcome)
+            if len(told) == 1:
+                raise ValueError("it cannot be said")
+
+        side.batcher.submit(Job({"x": np.array([[13.0]])}, 1, tell))
+        assert await side.submit(1) == [2]
+        answer, problem = told
+        assert isinstance(answer, BatchSlice)
+        assert isinstance(problem, Problem)
+        assert problem.status == 500
+
+    run(test, Doubler(inline_rows=1))
 
 
 def test_a_caller_or_counter_that_fails_holds_up_nobody() -> None:
@@ -371,11 +372,11 @@ def test_dropping_frees_what_waits_in_vain_and_tells_who_is_there() -> None:
             side.submit(value, value, size=10, timeout=timeout, caller=caller)
             for value, timeout, caller in zip(range(1, 5), timeouts, callers, strict=True)
         ]
-        side.batcher.drop()
+        side.batcher.expire_queued()
         assert [answer.done() for answer in answers] == [False, True, False, True]
         callers[2].abandoned = True
-        side.batcher.drop()
-        side.batcher.drop()
+        side.batcher.expire_queued()
+        side.batcher.expire_queued()
         assert (side.batcher.waiting_rows, side.batcher._bytes) == (2, 10)
         assert (side.counts.expired_count, side.counts.abandoned_count) == (2, 1)
         side.engine.go.set()
@@ -385,8 +386,8 @@ def test_dropping_frees_what_waits_in_vain_and_tells_who_is_there() -> None:
     assert run(test, Doubler()).engine.batches == [[0], [1, 1]]
 
 
-@pytest.mark.parametrize("expired_by_drop", [True, False])
-def test_who_is_told_may_ask_again_at_once(expired_by_drop: bool) -> None:
+@pytest.mark.parametrize("expired_while_queued", [True, False])
+def test_who_is_told_may_ask_again_at_once(expired_while_queued: bool) -> None:
     """As a client does that has sent its next request ahead."""
 
     async def test(side: Side) -> None:
@@ -397,8 +398,8 @@ def test_who_is_told_may_ask_again_at_once(expired_by_drop: bool) -> None:
             job.deadline = 0.0
             side.batcher.submit(job)
         third = side.submit(3)
-        if expired_by_drop:
-            side.batcher.drop()
+        if expired_while_queued:
+            side.batcher.expire_queued()
             assert side.batcher.waiting_rows == 3
         side.engine.go.set()
         assert await asyncio.gather(first, third) == [[0], [6]]
@@ -484,8 +485,8 @@ class Timed(Doubler):
         self.clock = clock
         self.pace = 1.0
 
-    def run(self, inputs: Tensors) -> Tensors:
-        outputs = super().run(inputs)
+    def run(self, inputs: Tensors, max_rows: int) -> Tensors:
+        outputs = super().run(inputs, max_rows)
         self.clock.now += len(inputs["x"]) * self.pace
         return outputs
 
@@ -558,14 +559,14 @@ def test_after_any_sequence_all_are_answered_and_nothing_is_left(seed: int) -> N
                 case 0:
                     await asyncio.sleep(0)
                 case 1:
-                    side.batcher.drop()
+                    side.batcher.expire_queued()
                 case 2:
                     rng.choice(callers or [Caller()]).abandoned = True
                 case 3:
                     engine.go.set()
                     await settle()
                 case 4:
-                    if engine.inline_rows == 0:
+                    if engine.calibration.inline_rows == 0:
                         engine.go.clear()
                 case _:
                     values = [number + row / 8 for row in range(rng.choice([1, 1, 2, 5]))]
@@ -576,7 +577,7 @@ def test_after_any_sequence_all_are_answered_and_nothing_is_left(seed: int) -> N
                     try:
                         answer = side.submit(*values, width=rng.randint(1, 2), **options)
                     except Problem as problem:
-                        assert problem.status == 429  # noqa: PT017
+                        assert problem.status == 429  # noqa: PT017  # it need not be raised
                         callers.pop()
                         continue
                     asked.append((values, options["timeout"] == -1, answer))
@@ -599,7 +600,7 @@ def test_after_any_sequence_all_are_answered_and_nothing_is_left(seed: int) -> N
     side = run(test, engine, rows=40, size=300, shapes_vary=True)
     ran = flat(side.counts.seen)
     assert len(ran) == len(set(ran))
-    assert all(len(batch) <= max(engine.best_rows, 5) for batch in engine.batches)
+    assert all(len(batch) <= max(engine.calibration.best_rows, 5) for batch in engine.batches)
 
 
 @pytest.mark.parametrize("inline_rows", [0, 3, 1000])

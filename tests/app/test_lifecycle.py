@@ -224,7 +224,7 @@ def test_the_grace_period_bounds_the_wait(start_server: StartServer) -> None:
         time.sleep(0.1)
         server.signal()
         assert server.wait(5) == 0
-    assert server.logs[-1]["event"] == "stopped with requests unanswered"
+    assert server.logs[-1]["event"] == "stopped_unanswered"
     assert server.logs[-1]["unanswered"] == 1
 
 
@@ -239,7 +239,7 @@ def test_a_run_that_takes_longer_than_the_grace_period_is_given_up(start_server:
         assert server.wait(5) == 0
         assert time.monotonic() - before < 1.5
         assert read_to_end(connection) == b""
-    assert server.logs[-1]["event"] == "stopped with requests unanswered"
+    assert server.logs[-1]["event"] == "stopped_unanswered"
     assert server.logs[-1]["unanswered"] == 1
 
 
@@ -265,7 +265,7 @@ def _taken_port() -> Iterator[int]:
 def _refusal(server: Server) -> str:
     assert server.wait() == 1
     assert len(server.stderr) == 1
-    assert server.logs[0]["event"] == "cannot start"
+    assert server.logs[0]["event"] == "cannot_start"
     assert server.process.stdout is not None
     assert server.process.stdout.read() == ""
     return server.logs[0]["reason"]

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -13,29 +12,34 @@ import pytest
 from onnx import TensorProto, helper
 
 from server.errors import Problem, StartError
-from server.model import loaded_model as model_module
 from server.model.loaded_model import Model, load_model
 from server.model.manifest import parse_manifest
 from server.model.onnx_file import has_external_data
-from server.model.tensors import DTYPES, Tensors
-from server.protocol.predict_json import Decoder
-from tests.app.harness import IRIS, MODEL, SETOSA, constant, slow_model, tensor, write_model
+from server.model.tensors import DTYPES, Array, PlainRow, Tensors
+from server.predictor import warm_up
+from server.protocol.predict_json import Decoder, Encoder
+from tests.app.harness import IRIS, MODEL, SETOSA, constant, tensor, write_model
 
 IDENTITY = [helper.make_node("Identity", ["x"], ["y"])]
 
 
 def predict(model: Model, values: Any) -> list[Any]:
-    """The answers to rows of a model with one input."""
+    """The answers to rows of a model with one input; Problems in the place of those that have none."""
     given = model.manifest.inputs[0]
-    return model.values(model.run({given.name: np.array(values, dtype=DTYPES[given.datatype])}))
+    return encoded(model, model.run({given.name: np.array(values, dtype=DTYPES[given.datatype])}))
+
+
+def encoded(model: Model, outputs: Tensors) -> list[Any]:
+    answer = Encoder(model.manifest).encode(outputs)
+    return [answer.problems.get(row, value) for row, value in enumerate(answer.values)]
 
 
 def test_the_shipped_model_answers_its_example() -> None:
     model = load_model(MODEL)
-    model.warm_up()
-    assert model.inline_rows >= 1
-    assert model.best_rows >= 1
-    assert 0 < model.seconds_per_row < 1
+    calibration = warm_up(model)
+    assert calibration.inline_rows >= 1
+    assert calibration.best_rows >= 1
+    assert 0 < calibration.seconds_per_row < 1
     [row] = json.loads(msgspec.json.encode(predict(model, [SETOSA])))
     assert row["species"] == "setosa"
     assert list(row["probabilities"]) == ["setosa", "versicolor", "virginica"]
@@ -98,13 +102,13 @@ def test_every_datatype_shape_and_batching_runs(
             batching=batching,
         )
     )
-    model.warm_up()
+    warm_up(model)
     for count in (1, 2, 4, 5, 6):
         array = np.array(rows[:count], dtype=DTYPES[datatype])
         answer = model.run({"x": array})["y"]
         assert (answer.dtype, answer.shape) == (array.dtype, array.shape)
         assert answer.tolist() == array.tolist()
-        assert model.values({"y": answer}) == (array[:, 0] if row_shape == [1] else array).tolist()
+        assert encoded(model, {"y": answer}) == (array[:, 0] if row_shape == [1] else array).tolist()
 
 
 def test_several_inputs_of_several_requests_are_joined_in_order(tmp_path: Path) -> None:
@@ -113,7 +117,7 @@ def test_several_inputs_of_several_requests_are_joined_in_order(tmp_path: Path) 
     outputs = [tensor("y", "FP32", [-1, 2])]
     example = {"inputs": {"a": [1, 2], "b": 3}}
     model = load_model(write_model(tmp_path, nodes, example=example, inputs=inputs, outputs=outputs))
-    model.warm_up()
+    warm_up(model)
     decoder = Decoder(model.manifest, max_rows=9)
     bodies = [b'{"inputs": {"b": 1, "a": [1, 2]}}', b'{"inputs": [{"a": [3, 4], "b": 2}, {"a": [5, 6], "b": [3]}]}']
     joined = model.join([decoder.decode(body).tensors for body in bodies])
@@ -122,17 +126,19 @@ def test_several_inputs_of_several_requests_are_joined_in_order(tmp_path: Path) 
 
 def predict_joined(model: Model, joined: Tensors) -> list[Any]:
     assert {len(array) for array in joined.values()} == {len(next(iter(joined.values())))}
-    return model.values(model.run(joined))
+    return encoded(model, model.run(joined))
 
 
 def test_plain_rows_and_tensors_are_joined_in_order(tmp_path: Path) -> None:
     model = load_model(write_model(tmp_path, IDENTITY, example=[1.0]))
-    parts = [[1.0], [2], {"x": np.float32([[3], [4]])}, [5], {"x": np.float32([[6]])}, [None]]
-    joined = model.join(parts)
+    pair: Tensors = {"x": np.float32([[3], [4]])}
+    joined = model.join(
+        [PlainRow([1.0]), PlainRow([2]), pair, PlainRow([5]), {"x": np.float32([[6]])}, PlainRow([None])]
+    )
     assert joined["x"].dtype == np.float32
     assert np.array_equal(joined["x"][:, 0], [1, 2, 3, 4, 5, 6, np.nan], equal_nan=True)
-    assert model.join([[7.0]])["x"].tolist() == [[7]]
-    assert model.join([parts[2]]) is parts[2]
+    assert model.join([PlainRow([7.0])])["x"].tolist() == [[7]]
+    assert model.join([pair]) is pair
 
 
 # --- batches, on a model that tells what it was run on
@@ -162,7 +168,7 @@ def echo(backend: Echo, shape: list[int], batching: str = "dynamic") -> Model:
 def test_a_fixed_batch_is_filled_up_and_cut() -> None:
     backend = Echo()
     model = echo(backend, [4], "fixed")
-    assert model.best_rows == 4
+    assert model.max_rows == 4
     for count, runs in (
         (1, [[0, 0, 0, 0]]),
         (3, [[0, 1, 2, 2]]),
@@ -177,16 +183,15 @@ def test_a_fixed_batch_is_filled_up_and_cut() -> None:
 def test_a_model_without_rows_is_run_row_by_row() -> None:
     backend = Echo()
     model = echo(backend, [], "none")
-    assert model.best_rows == 1
+    assert model.max_rows == 1
     assert predict(model, [1, 2, 3]) == [1, 2, 3]
     assert backend.runs == [1, 2, 3]
 
 
 def test_more_rows_than_are_best_are_split() -> None:
     backend = Echo()
-    model = echo(backend, [-1])
-    model.best_rows = 3
-    assert predict(model, range(7)) == list(range(7))
+    rows: Array = np.arange(7, dtype=np.float32)
+    assert echo(backend, [-1]).run({"x": rows}, 3)["y"].tolist() == list(range(7))
     assert backend.runs == [[0, 1, 2], [3, 4, 5], [6]]
 
 
@@ -220,56 +225,6 @@ def test_answers_of_different_shapes_are_not_one_answer() -> None:
 def test_rows_of_varying_shape_are_marked(tmp_path: Path) -> None:
     shapes = [([-1, 3], False), ([-1, -1], True), ([-1, 2, -1], True)]
     assert [echo(Echo(), shape).shapes_vary for shape, _ in shapes] == [varies for _, varies in shapes]
-
-
-# --- the warm-up, by a clock that only the model moves
-
-
-def warmed_up(
-    monkeypatch: pytest.MonkeyPatch,
-    seconds: Callable[[int], float],
-    shape: list[int] | None = None,
-    batching: str = "dynamic",
-) -> tuple[int, int, float]:
-    """Rows that are best, rows that run inline, and a row's seconds in microseconds."""
-    backend = Echo(seconds)
-    monkeypatch.setattr(model_module, "time", SimpleNamespace(perf_counter=lambda: backend.now))
-    model = echo(backend, [-1] if shape is None else shape, batching)
-    model.warm_up()
-    assert backend.now < 1
-    return model.best_rows, model.inline_rows, round(model.seconds_per_row * 1e6, 3)
-
-
-@pytest.mark.parametrize(
-    ("fixed", "per_row", "expected"),
-    [
-        (10e-6, 0.01e-6, (1024, 256, 0.02)),  # all is fixed cost: as many as possible
-        (10e-6, 10e-6, (1024, 32, 10.01)),  # a larger batch saves hand-overs to the thread
-        (0, 100e-6, (512, 4, 100)),  # even where it is nothing else that it saves
-        (0, 1e-3, (64, 0, 1000)),  # but whoever comes next should not wait longer
-        (5e-3, 1e-6, (1024, 0, 5.883)),  # the more, the better, and there is time to see it
-        (40e-3, 1e-6, (8, 0, 5001)),  # as many as could be tried in a moment
-        (80e-3, 0, (1, 0, 80_000)),  # two would do, but whoever comes next should not wait longer
-        (0.3, 0.1, (1, 0, 400_000)),
-    ],
-)
-def test_the_warm_up_finds_the_best_batch(
-    monkeypatch: pytest.MonkeyPatch, fixed: float, per_row: float, expected: tuple[int, int, float]
-) -> None:
-    assert warmed_up(monkeypatch, lambda rows: fixed + per_row * rows) == expected
-
-
-def test_the_warm_up_keeps_a_fixed_batch_and_a_model_without_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert warmed_up(monkeypatch, lambda _: 400e-6, [8], "fixed") == (8, 8, 50)
-    assert warmed_up(monkeypatch, lambda _: 600e-6, [8], "fixed") == (8, 0, 75)
-    assert warmed_up(monkeypatch, lambda _: 100e-6, [], "none") == (1, 1, 100)
-    assert warmed_up(monkeypatch, lambda _: 1e-3, [], "none") == (1, 0, 1000)
-
-
-def test_a_slow_model_is_kept_off_the_event_loop(tmp_path: Path) -> None:
-    model = load_model(slow_model(tmp_path, 20_000))
-    model.warm_up()
-    assert model.inline_rows == 0
 
 
 # --- what is refused at the start
@@ -343,7 +298,7 @@ def test_a_description_that_does_not_fit_is_refused_with_the_reason(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(StartError, match=message):
-        load_model(_iris(tmp_path, **changes)).warm_up()
+        warm_up(load_model(_iris(tmp_path, **changes)))
 
 
 ROWS_3: dict[str, Any] = {
@@ -386,13 +341,13 @@ def test_a_model_that_only_says_it_takes_batches_is_refused(tmp_path: Path) -> N
     ]
     folder = write_model(tmp_path, nodes, example=[1.0], initializers=[constant("rows", [0])])
     with pytest.raises(StartError, match="the model cannot run 2 rows at once, as its batching says: the model failed"):
-        load_model(folder).warm_up()
+        warm_up(load_model(folder))
 
 
 def test_an_example_without_a_proper_answer_is_refused(tmp_path: Path) -> None:
     folder = write_model(tmp_path, [helper.make_node("Log", ["x"], ["y"])], example=[0.0])
     with pytest.raises(StartError, match="own example: for this input the model's output 'y' is not a finite number"):
-        load_model(folder).warm_up()
+        warm_up(load_model(folder))
 
 
 @pytest.mark.parametrize(

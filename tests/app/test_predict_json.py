@@ -9,7 +9,7 @@ import pytest
 
 from server.errors import Problem
 from server.model.manifest import Batching, Input, Manifest, Output
-from server.model.tensors import DTYPES, Tensors
+from server.model.tensors import DTYPES, PlainRow, Tensors, stack
 from server.protocol.predict_json import Decoder, Encoder
 from tests.app.wire import seeded
 
@@ -47,8 +47,8 @@ SHOP = Decoder(
 def tensors(decoder: Decoder, body: bytes | str) -> dict[str, Any]:
     """The rows of each input."""
     rows = decoder.decode(body.encode() if isinstance(body, str) else body)
-    if isinstance(rows.tensors, list):
-        return {"x": [rows.tensors]}
+    if isinstance(rows.tensors, PlainRow):
+        return {"x": [rows.tensors.values]}
     assert {len(array) for array in rows.tensors.values()} == {rows.count}
     return {name: array.tolist() for name, array in rows.tensors.items()}
 
@@ -228,7 +228,7 @@ def test_each_datatype_keeps_its_extremes(datatype: Any, text: str, expected: An
     assert named.tensors["x"].dtype == DTYPES[datatype]
     assert named.tensors["x"].ravel().tolist() == [expected] * value.count(text)
     plain = one(datatype, shape).decode(f'{{"input": {value}}}'.encode()).tensors
-    array = np.array(plain, dtype=DTYPES[datatype]) if isinstance(plain, list) else plain["x"]
+    array = np.array(plain.values, dtype=DTYPES[datatype]) if isinstance(plain, PlainRow) else plain["x"]
     assert array.ravel().tolist() == [expected] * value.count(text)
 
 
@@ -286,7 +286,9 @@ def test_a_null_is_a_missing_value_where_there_may_be_any(datatype: Any) -> None
     for body in ('{"input": [[1, null]]}', '{"inputs": {"x": [1, null]}}', '{"inputs": [{"x": [1, null]}]}'):
         [[present, missing]] = tensors(decoder, body)["x"]
         assert (present, np.isnan(missing)) == (1, True)
-    assert decoder.decode(b'{"input": [null, null]}').tensors == [None, None]
+    plain = decoder.decode(b'{"input": [null, null]}').tensors
+    assert isinstance(plain, PlainRow)
+    assert plain.values == [None, None]
     assert np.isnan(tensors(one(datatype, [-1, 1], nullable=True), '{"input": null}')["x"][0][0])
 
 
@@ -461,8 +463,8 @@ def test_whatever_fits_the_manifest_comes_out_as_it_went_in(seed: int) -> None:
             decoded = decoder.decode(text.encode())
             assert decoded.count == count
             found = decoded.tensors
-            if isinstance(found, list):
-                found = {inputs[0].name: np.array([found], dtype=DTYPES[inputs[0].datatype])}
+            if isinstance(found, PlainRow):
+                found = stack([found.values], inputs[0])
             for tensor in inputs:
                 assert found[tensor.name].dtype == DTYPES[tensor.datatype]
                 assert found[tensor.name].tolist() == [row[tensor.name] for row in rows[:count]]
@@ -523,8 +525,11 @@ def answer(outputs: list[Output], batching: Batching = "dynamic", **arrays: Any)
     """As it is encoded; Problems as their code."""
     encoder = Encoder(manifest(Input(name="x", datatype="FP32", shape=[-1]), outputs=outputs, batching=batching))
     tensors: Tensors = {each.name: np.array(arrays[each.name], dtype=DTYPES[each.datatype]) for each in outputs}
-    rows = encoder.rows(tensors)
-    return [each.code if isinstance(each, Problem) else json.loads(msgspec.json.encode(each)) for each in rows]
+    encoded = encoder.encode(tensors)
+    return [
+        encoded.problems[row].code if row in encoded.problems else json.loads(msgspec.json.encode(value))
+        for row, value in enumerate(encoded.values)
+    ]
 
 
 @pytest.mark.parametrize(

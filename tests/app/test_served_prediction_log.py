@@ -112,4 +112,4 @@ def test_a_setting_that_cannot_work_is_a_reason_not_to_start(
 ) -> None:
     server = start_server(**environment)
     assert server.wait() == 1
-    assert mistake in server.event("cannot start")["reason"]
+    assert mistake in server.event("cannot_start")["reason"]

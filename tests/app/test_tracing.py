@@ -11,7 +11,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -20,10 +19,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from server.batching import Batch, Share
 from server.errors import StartError
 from server.http.messages import Request
-from server.telemetry.tracing import Tracer, open_tracer
+from server.telemetry.tracing import Run, Tracer, open_tracer
 from tests.app.conftest import StartServer
 from tests.app.harness import APP, SETOSA
 
@@ -103,7 +101,7 @@ class Noted:
     def __init__(self) -> None:
         self.exporter = InMemorySpanExporter()
         self.tracer = Tracer(SimpleSpanProcessor(self.exporter))
-        self.tracer.open("iris", "3")
+        self.tracer.model_loaded("iris", "3")
 
     @property
     def spans(self) -> dict[str, ReadableSpan]:
@@ -123,14 +121,14 @@ def request(path: str = "/predict", method: str = "POST", **headers: str) -> Req
     return made
 
 
-def share(of: Request, queue: float = 0.125, run: float = 0.25) -> Share:
-    return Share(Batch(None, {"y": np.zeros(5)}, 5, of.received + queue, run), 1, 3)  # type: ignore[arg-type]
+def run_of(asked: Request) -> Run:
+    return Run(rows=2, batch_rows=5, started=asked.received + 0.125, seconds=0.25)
 
 
 def test_a_prediction_is_a_span_in_the_callers_trace_with_its_wait_and_its_run_inside(noted: Noted) -> None:
     asked = request(traceparent=TRACEPARENT, tracestate="vendor=1")
     before = time.time_ns()
-    noted.tracer.note(asked, 200, share(asked))
+    noted.tracer.answered(asked, 200, run_of(asked))
     server, queue, run = (noted.spans[name] for name in ("POST /predict", "queue", "run"))
     assert server.parent is not None
     assert f"{server.parent.trace_id:032x}/{server.parent.span_id:016x}" == f"{TRACE}/{CALLER}"
@@ -150,7 +148,7 @@ def test_a_prediction_is_a_span_in_the_callers_trace_with_its_wait_and_its_run_i
 
 def test_a_span_says_what_was_asked_and_answered_by_the_semantic_conventions(noted: Noted) -> None:
     asked = request(**{"user-agent": "curl/8"})
-    noted.tracer.note(asked, 200, share(asked))
+    noted.tracer.answered(asked, 200, run_of(asked))
     assert dict(noted.spans["POST /predict"].attributes or {}) == {
         "http.request.method": "POST",
         "http.response.status_code": 200,
@@ -171,13 +169,13 @@ def test_a_span_says_what_was_asked_and_answered_by_the_semantic_conventions(not
 def test_the_service_has_the_name_that_the_environment_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_SERVICE_NAME", "fraud")
     noted = Noted()
-    noted.tracer.note(request(), 200, None)
+    noted.tracer.answered(request(), 200, None)
     assert noted.spans["POST /predict"].resource.attributes["service.name"] == "fraud"
 
 
 @pytest.mark.parametrize(("status", "failed"), [(422, False), (429, False), (500, True), (504, True)])
 def test_only_the_servers_own_failures_are_errors(noted: Noted, status: int, failed: bool) -> None:
-    noted.tracer.note(request(), status, None)
+    noted.tracer.answered(request(), status, None)
     span = noted.spans["POST /predict"]
     assert (span.status.status_code is StatusCode.ERROR) is failed
     assert (span.attributes or {}).get("error.type") == (str(status) if failed else None)
@@ -187,7 +185,7 @@ def test_only_the_servers_own_failures_are_errors(noted: Noted, status: int, fai
 def test_no_name_is_made_of_what_a_client_invents(noted: Noted) -> None:
     invented = request("/secret-17", "PROPFIND")
     invented.received = 0.0  # refused by its head
-    noted.tracer.note(invented, 404, None, routed=False)
+    noted.tracer.answered(invented, 404, None, routed=False)
     (span,) = noted.spans.values()
     assert span.name == "_OTHER"
     assert (span.attributes or {})["http.request.method_original"] == "PROPFIND"
@@ -195,15 +193,15 @@ def test_no_name_is_made_of_what_a_client_invents(noted: Noted) -> None:
 
 
 def test_a_broken_traceparent_begins_a_new_trace(noted: Noted) -> None:
-    noted.tracer.note(request(traceparent="00-0-0-01"), 200, None)
+    noted.tracer.answered(request(traceparent="00-0-0-01"), 200, None)
     assert noted.spans["POST /predict"].parent is None
 
 
 def test_probes_and_scrapes_are_not_traced_and_neither_is_what_the_caller_did_not_sample(noted: Noted) -> None:
     for path in ("/metrics", "/v2/health/ready", "/v2/health/live"):
-        noted.tracer.note(request(path, "GET"), 200, None)
+        noted.tracer.answered(request(path, "GET"), 200, None)
     unsampled = request(traceparent=f"00-{TRACE}-{CALLER}-00")
-    noted.tracer.note(unsampled, 200, share(unsampled))
+    noted.tracer.answered(unsampled, 200, run_of(unsampled))
     assert noted.spans == {}
 
 
@@ -292,4 +290,4 @@ def test_a_collector_that_is_not_there_costs_no_answer_and_little_time_at_the_en
 def test_a_server_that_cannot_trace_as_it_is_asked_to_does_not_start(start_server: StartServer) -> None:
     server = start_server(OTEL_TRACES_EXPORTER="jaeger")
     assert server.wait() == 1
-    assert "OTEL_TRACES_EXPORTER" in server.event("cannot start")["reason"]
+    assert "OTEL_TRACES_EXPORTER" in server.event("cannot_start")["reason"]

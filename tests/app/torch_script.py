@@ -28,9 +28,10 @@ def naive(folder: Path) -> str:
 def ours(folder: Path) -> str:
     """As the server does it."""
     from server.model.loaded_model import load_model
+    from server.predictor import warm_up
 
     model = load_model(folder)
-    model.warm_up()
+    warm_up(model)
     return str(model.run({"x": np.ones((2, 2), dtype=np.float32)})["y"].tolist())
 
 

@@ -52,7 +52,7 @@ def no_image(stack: Stack) -> AbstractContextManager[None]:
 
 BAD = [
     (crash, ["CrashLoopBackOff", "exit code 3", "the disk is on fire"]),
-    (no_model, ["CrashLoopBackOff", "exit code 1", "cannot start", "model.onnx"]),
+    (no_model, ["CrashLoopBackOff", "exit code 1", "cannot_start", "model.onnx"]),
     (never_ready, ["Startup probe failed", "thinking"]),
     (no_image, ["ImagePull", NO_DIGEST]),
 ]

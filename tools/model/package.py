@@ -18,6 +18,7 @@ from server.errors import StartError
 from server.model.loaded_model import load_model
 from server.model.manifest import read_manifest
 from server.model.pt2_file import read_archive
+from server.predictor import warm_up
 from tools import environment
 from tools.model import compare, data, folder, settings
 from tools.model.converted import Converted
@@ -177,7 +178,7 @@ def _approve(new: Path) -> None:
     """The server itself loads the model and asks it its example; of a .pt2, which needs PyTorch, the description."""
     try:
         if read_manifest(new / "model.json").format == "onnx":
-            load_model(new).warm_up()
+            warm_up(load_model(new))
     except StartError as error:
         raise ModelError(f"the server would not start with this model: {str(error).replace(f'{new}/', '')}") from None
 

@@ -7,17 +7,15 @@ from typing import Annotated, Any, TypeAlias
 from urllib.parse import quote
 
 import msgspec
-import numpy as np
 from msgspec import Meta
 
 from ..http.messages import ErrorBody, encode
 from ..model.manifest import Manifest
-from ..model.tensors import Array
-from ..predictor import LONGEST_TIMEOUT_MS
+from ..model.tensors import Array, PlainRow, stack
 from ..settings import Settings
 from .open_inference import ModelMetadata, ProtocolError, ResponseBody, ServerMetadata
 from .openapi_types import answer_types, infer_type, request_types
-from .predict_json import Decoder
+from .predict_json import MAX_TIMEOUT_MS, Decoder
 
 Json: TypeAlias = dict[str, Any]
 
@@ -56,7 +54,7 @@ def describe(manifest: Manifest, settings: Settings) -> bytes:
         **{f"answer {index}": body for index, body in enumerate(answers)},
         "infer": infer_type(manifest, settings.max_rows),
         "inferred": ResponseBody,
-        "timeout": Annotated[int, Meta(ge=1, le=LONGEST_TIMEOUT_MS)],
+        "timeout": Annotated[int, Meta(ge=1, le=MAX_TIMEOUT_MS)],
         "length": Annotated[int, Meta(ge=1)],
         "error": ErrorBody,
         "protocol error": ProtocolError,
@@ -245,10 +243,11 @@ def _infer_example(manifest: Manifest) -> Json | None:
     """The manifest's example for the protocol, unless it is large or a picture."""
     if any(tensor.image for tensor in manifest.inputs):
         return None
-    rows = Decoder(manifest, max_rows=2**31).decode(bytes(manifest.example))
+    rows = Decoder(manifest, max_rows=2**31).decode(bytes(manifest.example)).tensors
+    tensors = stack([rows.values], manifest.inputs[0]) if isinstance(rows, PlainRow) else rows
     inputs: list[Json] = []
     for tensor in manifest.inputs:
-        array = np.array([rows.tensors]) if isinstance(rows.tensors, list) else rows.tensors[tensor.name]
+        array = tensors[tensor.name]
         if array.size > _MOST_EXAMPLE_VALUES:
             return None
         if manifest.batching == "none":

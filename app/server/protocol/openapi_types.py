@@ -9,9 +9,8 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from ..model.manifest import Input, Manifest, Output
-from ..predictor import ModelId
 from .open_inference import InputParameters, RequestBody, RequestedOutput, Size
-from .predict_json import array_type, lone_type, row_type, scalar_type
+from .predict_json import ModelId, array_type, lone_type, row_type, scalar_type
 
 Type: TypeAlias = Any
 

@@ -1,4 +1,4 @@
-"""JSON of /predict <-> tensors, as the model's manifest says. Pure: no model, no HTTP."""
+"""JSON of /predict <-> tensors, as the model's manifest says. Pure: it needs neither model nor HTTP."""
 
 from __future__ import annotations
 
@@ -14,25 +14,35 @@ import numpy as np
 
 from ..errors import Problem
 from ..model.manifest import FLOATS, INTEGERS, Datatype, Input, Manifest, Output
-from ..model.tensors import DTYPES, Array, Inputs, Tensors
+from ..model.tensors import DTYPES, Array, Inputs, PlainRow, Tensors
 from . import strict_json
-from .images import ImageReader
+from .images import decode_picture
 
 _all = np.logical_and.reduce
 _OPENING = re.compile(rb"[\s\[]*")
+MAX_TIMEOUT_MS = 3_600_000
+"""Longest X-Request-Timeout-Ms that a client may ask for."""
+
+
+class ModelId(msgspec.Struct, frozen=True):
+    """The model that answered, as every answer names it."""
+
+    name: str
+    version: str
 
 
 class Rows(msgspec.Struct, frozen=True, gc=False):
-    """A decoded request: the rows, and whether it was one row that stood alone."""
+    """A decoded request."""
 
     tensors: Inputs
     count: int
     alone: bool
+    """The body has one row instead of a list of rows, and so has the answer."""
     path: str
-    """Of what holds the row or the list of rows."""
+    """JSON path of the input, e.g. `$.input`."""
 
     def path_of(self, index: int) -> str:
-        """Of one row."""
+        """Return the JSON path of one row."""
         return self.path if self.alone else f"{self.path}[{index}]"
 
 
@@ -42,25 +52,25 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def scalar_type(datatype: Datatype) -> Any:
-    """What a value is in JSON, with bounds so that none overflows on its way into the array."""
+    """Return the type of a value in JSON, with bounds so that none overflows on its way into the array."""
     if datatype in FLOATS:
-        most = _largest(datatype)
-        return Annotated[float, msgspec.Meta(ge=-most, le=most)]
+        limit = _max_float(datatype)
+        return Annotated[float, msgspec.Meta(ge=-limit, le=limit)]
     if datatype in INTEGERS:
         return Annotated[int, _integer_bounds(datatype)]
     return bool if datatype == "BOOL" else str
 
 
 def value_type(tensor: Input) -> Any:
-    """What one value of an input is in JSON."""
+    """Return the type of one value of an input in JSON."""
     if tensor.image:
         return str
     value = scalar_type(tensor.datatype)
     return value | None if tensor.nullable else value
 
 
-def _largest(datatype: Datatype) -> float:
-    """The largest number that is not infinite when it is rounded to the datatype."""
+def _max_float(datatype: Datatype) -> float:
+    """Return the largest number that does not become infinite when it is rounded to the datatype."""
     if datatype == "FP64":
         return sys.float_info.max
     info = np.finfo(DTYPES[datatype])
@@ -76,7 +86,7 @@ def _integer_bounds(datatype: Datatype) -> msgspec.Meta:
 
 
 def array_type(value: Any, shape: list[int], *, sized: bool) -> Any:
-    """Nested lists of the shape; `sized` ones have its lengths, too."""
+    """Return nested lists of the shape; `sized` ones have its lengths, too."""
     for size in reversed(shape):
         value = list[value]
         if sized and size != -1:
@@ -85,18 +95,18 @@ def array_type(value: Any, shape: list[int], *, sized: bool) -> Any:
 
 
 def row_type(tensor: Input, row_shape: list[int], *, sized: bool = False) -> Any:
-    """What one row of several is in JSON. Its lengths are checked after decoding: that makes the better message."""
+    """Return the type of one row among several. Its lengths are checked after decoding, for a better message."""
     return str if tensor.image else array_type(value_type(tensor), row_shape, sized=sized)
 
 
 def lone_type(tensor: Input, row_shape: list[int], *, sized: bool = False) -> Any:
-    """What a row is where it stands alone or in an object: one value may be without its brackets."""
+    """Return the type of a row that stands alone or in an object: a single value may lack its brackets."""
     row = row_type(tensor, row_shape, sized=sized)
     return value_type(tensor) | row if row_shape == [1] else row
 
 
 class _Column:
-    """One input: from its JSON values to its tensor."""
+    """Turns the JSON values of one input into its tensor."""
 
     def __init__(self, tensor: Input, row_shape: list[int]) -> None:
         self.name = tensor.name
@@ -107,19 +117,19 @@ class _Column:
         self._scalars = row_shape == [1]
         self._dtype = DTYPES[tensor.datatype]
         self.plain_width = row_shape[0] if len(row_shape) == 1 and tensor.datatype != "UINT64" else 0
-        """Values in a row that is a plain list of numbers, each in its datatype's bounds; else 0."""
+        """Values in a row that can be a PlainRow, each within its datatype's bounds; else 0."""
         self._strings = tensor.datatype == "BYTES"
-        self._image = ImageReader(tensor, row_shape) if tensor.image else None
+        self._image = tensor.image is not None
         self._what = f"{row_shape[0]} values" if len(row_shape) == 1 else f"values in the shape {row_shape}"
         if tensor.features:
             self._what += f" ({', '.join(tensor.features)})"
 
     def tensor(self, rows: Sequence[Any], path_of: Callable[[int], str]) -> Array:
-        """The rows, whose JSON types are right, as an array; a Problem where their shape is not."""
+        """Make the array of rows whose JSON types are right; a Problem where their shape is not."""
         if self._image:
             pictures = np.empty(len(rows), dtype=object)
             for index, text in enumerate(rows):
-                pictures[index] = self._image.check(text, path_of(index))
+                pictures[index] = decode_picture(text, path_of(index))
             return pictures
         nested: Sequence[Any] = [row if isinstance(row, list) else [row] for row in rows] if self._scalars else rows
         if self._strings:
@@ -137,12 +147,12 @@ class _Column:
         return array
 
     def _out_of_range(self, rows: Sequence[Any], path_of: Callable[[int], str]) -> Problem:
-        """What is above the one bound that the JSON's types leave out: that of UINT64."""
-        most = int(np.iinfo(self._dtype).max)
-        places = ((index, np.argwhere(np.array(row, dtype=object) > most)) for index, row in enumerate(rows))
+        """Find the value above the one bound that the JSON types leave out: that of UINT64."""
+        limit = int(np.iinfo(self._dtype).max)
+        places = ((index, np.argwhere(np.array(row, dtype=object) > limit)) for index, row in enumerate(rows))
         index, where = next((index, found[0]) for index, found in places if len(found))
         path = path_of(index) + "".join(f"[{position}]" for position in where)
-        return Problem(422, "wrong_type", f"Expected `int` <= {most}", path=path)
+        return Problem(422, "wrong_type", f"Expected `int` <= {limit}", path=path)
 
     def _check_shape(self, rows: Sequence[Any], path_of: Callable[[int], str]) -> None:
         sizes = list(self._shape)
@@ -150,7 +160,7 @@ class _Column:
             self._check_nested(row, sizes, 0, path_of(index))
 
     def _check_nested(self, value: Any, sizes: list[int], depth: int, path: str) -> None:
-        """`sizes` remembers the first size that was met where any will do: all rows must agree."""
+        """Raise the Problem of a wrong length. Where any size will do, `sizes` remembers the first: all must agree."""
         if depth == len(sizes):
             return
         if sizes[depth] == -1:
@@ -164,7 +174,7 @@ class _Column:
 
 
 class Decoder:
-    """A body of /predict -> Rows. Every mistake is a Problem with the field's path."""
+    """Decodes the body of POST /predict. Every mistake is a Problem with the field's path."""
 
     def __init__(self, manifest: Manifest, max_rows: int) -> None:
         self._max_rows = max_rows
@@ -186,18 +196,26 @@ class Decoder:
         if self._single:
             self._one: msgspec.json.Decoder[Any] = msgspec.json.Decoder(self._single.lone_type)
             self._many: msgspec.json.Decoder[list[Any]] = msgspec.json.Decoder(list[self._single.row_type])
-            single = msgspec.defstruct("Single", [("input", self._single.row_type)], forbid_unknown_fields=True)
-            self._fast: msgspec.json.Decoder[Any] = msgspec.json.Decoder(single)
+            plain = msgspec.defstruct(
+                "PlainInput",
+                [("values", self._single.row_type)],
+                bases=(PlainRow,),
+                rename={"values": "input"},
+                forbid_unknown_fields=True,
+                gc=False,
+            )
+            self._plain: msgspec.json.Decoder[Any] = msgspec.json.Decoder(plain)
 
     def decode(self, body: bytes) -> Rows:
-        """The rows of a request body."""
+        """Decode the rows of a request body."""
         if self._width and body.count(b'"') == 2:  # so there is one key, once, and no text
             try:
-                row: list[Any] = self._fast.decode(body).input
+                row: PlainRow = self._plain.decode(body)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                row = []  # many rows, a value without brackets, or a mistake, which is found and named below
-            if len(row) == self._width:
-                return Rows(row, 1, True, "$.input")
+                pass  # many rows, a value without brackets, or a mistake, which is found and named below
+            else:
+                if len(row.values) == self._width:
+                    return Rows(row, 1, True, "$.input")
         return self._decode(body)
 
     def _decode(self, body: bytes) -> Rows:
@@ -262,19 +280,28 @@ class Decoder:
         return rows
 
     def _check_duplicates(self, body: bytes, raw: bytes, rows: int) -> None:
-        """msgspec keeps the last of duplicate keys. Each must be there as often as there are rows."""
+        """Raise the Problem of a duplicate key: msgspec keeps the last. Each must be there once a row."""
         if b"\\" not in raw and all(raw.count(f'"{name}"'.encode()) == rows for name in self._names):
             return  # spelled in one way only, and found in every row before
         strict_json.refuse_duplicates(body)
 
 
 def _paths(root: str, member: str, *, alone: bool) -> Callable[[int], str]:
-    """Where a row's value is, by the row's index."""
+    """Return the function from a row's index to the JSON path of its value."""
     return lambda row: f"{root}{member}" if alone else f"{root}[{row}]{member}"
 
 
+class Encoded(msgspec.Struct, frozen=True, gc=False):
+    """A batch's answer in JSON."""
+
+    values: list[Any]
+    """One a row: a bare value where the model has one output, else an object by the outputs' names."""
+    problems: dict[int, Problem]
+    """By row: why it has no answer, and its value does not count."""
+
+
 class Encoder:
-    """The answer's tensors -> one plain value a row, as the manifest's labels say."""
+    """Turns the answer's tensors into JSON values, as the manifest's labels say."""
 
     def __init__(self, manifest: Manifest) -> None:
         self._names = [output.name for output in manifest.outputs]
@@ -283,29 +310,26 @@ class Encoder:
         self._labelled = [bool(output.labels) and not manifest.row_shape(output) for output in manifest.outputs]
         self._floats = [output.name for output in manifest.outputs if output.datatype in FLOATS]
 
-    def rows(self, tensors: Tensors) -> list[Any]:
-        """A row's value, or the Problem that stands in its place.
-
-        One output is its bare value, several are an object by name.
-        """
+    def encode(self, tensors: Tensors) -> Encoded:
+        """Encode all rows."""
+        problems: dict[int, Problem] = {}
         columns = [values(tensors[name]) for name, values in zip(self._names, self._values, strict=True)]
-        rows = columns[0] if len(columns) == 1 else list(map(self._object, *columns))
         for name, labelled, column in zip(self._names, self._labelled, columns, strict=True):
             if labelled and None in column:
-                for index in [index for index, label in enumerate(column) if label is None]:
-                    message = f"the model's output {name!r} is {tensors[name][index]}, which has no label"
-                    rows[index] = Problem(500, "unknown_label", message)
+                for row in [row for row, label in enumerate(column) if label is None]:
+                    message = f"the model's output {name!r} is {tensors[name][row]}, which has no label"
+                    problems[row] = Problem(500, "unknown_label", message)
         for name in self._floats:
             finite = np.isfinite(tensors[name])
             if not _all(finite, axis=None):
-                for index in np.flatnonzero(~finite.reshape(len(finite), -1).all(axis=1)):
+                for row in np.flatnonzero(~finite.reshape(len(finite), -1).all(axis=1)).tolist():
                     message = f"for this input the model's output {name!r} is not a finite number"
-                    rows[index] = Problem(422, "non_finite_output", message)
-        return rows
+                    problems[row] = Problem(422, "non_finite_output", message)
+        return Encoded(columns[0] if len(columns) == 1 else list(map(self._object, *columns)), problems)
 
 
 def _object(names: list[str]) -> Callable[..., Any]:
-    """Values, in order -> what encodes to a JSON object with these members; a struct, which is faster than a dict."""
+    """Return a constructor of JSON objects with these members, in order: of a struct, which is faster than a dict."""
     fields = {f"field_{index}": name for index, name in enumerate(names)}
     return msgspec.defstruct("Object", list(fields), rename=fields, gc=False)
 

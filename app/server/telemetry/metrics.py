@@ -10,7 +10,6 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from ..batching import Batch
 from ..model.tensors import Tensors
 from .drift import Monitor
 from .histogram import Timings, counter, histogram
@@ -37,14 +36,14 @@ class Metrics(Collector):
         self._info: dict[str, str] = {}
         self._gauges: list[tuple[str, str, Callable[[], float]]] = []
 
-    def open(self, name: str, version: str, monitor: Monitor) -> None:
-        """Count for this model from now on."""
+    def model_loaded(self, name: str, version: str, monitor: Monitor) -> None:
+        """Name this model, and show its drift, from now on."""
         self._info = {"name": name, "version": version}
         self._monitor = monitor
         self._registry.register(monitor)
 
     def watch(self, name: str, documentation: str, value: Callable[[], float]) -> None:
-        """Ask for `value` at every scrape."""
+        """Show a gauge, whose value is asked for at every scrape."""
         self._gauges.append((name, documentation, value))
 
     def answered(self, path: str, code: int) -> None:
@@ -52,31 +51,31 @@ class Metrics(Collector):
         self._answered[path, code] += 1
 
     def predicted(self, queue: float, run: float, total: float) -> None:
-        """Note a prediction's seconds: in the queue, in the model's run, and from the request to its answer."""
+        """Count a prediction's seconds: in the queue, in the model's run, and from the request to its answer."""
         self._queue.add(queue)
         self._run.add(run)
         self._total.add(total)
 
-    def ran(self, inputs: Tensors, batch: Batch) -> None:
-        """A run has ended; `inputs` are its rows as they were sent."""
-        self._batch_rows.add(batch.rows)
+    def ran(self, rows: int, inputs: Tensors, outputs: Tensors) -> None:
+        """Count a run; `inputs` are its rows as they were sent."""
+        self._batch_rows.add(rows)
         if self._monitor:
-            self._monitor.note(inputs, batch.outputs)
+            self._monitor.note(inputs, outputs)
 
     def shed(self) -> None:
-        """A request was turned away."""
+        """Count a request turned away."""
         self._lost["shed"] += 1
 
     def expired(self) -> None:
-        """A request's time was up before its run."""
+        """Count a request past its deadline before its run."""
         self._lost["expired"] += 1
 
     def abandoned(self) -> None:
-        """A request's client left before its run."""
+        """Count a request whose client disconnected before its run."""
         self._lost["abandoned"] += 1
 
     def collect(self) -> Iterator[Metric]:
-        """The families, for the registry."""
+        """Yield the families, for the registry."""
         yield counter("model_requests", "Requests answered, by path and status code", ["path", "code"], self._answered)
         phases = {("queue",): self._queue, ("run",): self._run, ("total",): self._total}
         yield histogram("model_request_seconds", "Time of a prediction, by phase", ["phase"], phases)
@@ -89,7 +88,7 @@ class Metrics(Collector):
             yield InfoMetricFamily("model", "The model that is served", value=self._info)
 
     def text(self) -> bytes:
-        """The exposition that Prometheus reads."""
+        """Return the exposition that Prometheus reads."""
         return generate_latest(self._registry)
 
 

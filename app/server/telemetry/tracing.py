@@ -1,4 +1,4 @@
-"""OpenTelemetry: a span for each request that is answered, with the wait and the model's run as spans in it.
+"""OpenTelemetry: a span for each answered request, with its queueing and the model's run as spans inside.
 
 An optional extra, configured by OpenTelemetry's own environment variables. It is on where OTEL_EXPORTER_OTLP_ENDPOINT
 (or its _TRACES_ form) names a collector or OTEL_TRACES_EXPORTER is `otlp`, unless the latter is `none` or
@@ -12,10 +12,9 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .. import log
-from ..batching import Share
 from ..errors import StartError
 from ..http.messages import Request
 
@@ -26,13 +25,24 @@ if TYPE_CHECKING:
 _SERVICE = "model-endpoint"
 _PROTOCOL = "http/protobuf"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
-"""Known to the semantic conventions for HTTP; others are named _OTHER."""
+"""Those that the semantic conventions for HTTP know; others are named _OTHER."""
 _UNTRACED = frozenset({"/metrics", "/v2/health/live", "/v2/health/ready"})
-"""What machines ask for all the time."""
+"""Paths that machines ask for all the time."""
+
+
+class Run(NamedTuple):
+    """The model's run that answered a request."""
+
+    rows: int
+    """Of the request."""
+    batch_rows: int
+    started: float
+    """As time.perf_counter()."""
+    seconds: float
 
 
 def open_tracer(environment: Mapping[str, str]) -> Tracer | None:
-    """The tracer, if the environment asks for one; a StartError where it asks for what is not there."""
+    """Return the tracer, if the environment asks for one; a StartError where it asks for what is not there."""
     if not _asked_for(environment):
         return None
     try:
@@ -69,7 +79,7 @@ def _asked_for(environment: Mapping[str, str]) -> bool:
 
 
 class Tracer:
-    """Makes spans after the fact; on the event loop, but what it does there is in memory only."""
+    """Makes spans after the fact. On the event loop it only works in memory."""
 
     def __init__(self, processor: SpanProcessor) -> None:
         from opentelemetry import trace
@@ -89,14 +99,14 @@ class Tracer:
         self._nowhere = Context()
         self._model: dict[str, str] = {}
 
-    def open(self, name: str, version: str) -> None:
-        """The model that answers from now on."""
+    def model_loaded(self, name: str, version: str) -> None:
+        """Name this model in the spans from now on."""
         self._model = {"model.name": name, "model.version": version}
 
-    def note(self, request: Request, status: int, share: Share | None, *, routed: bool = True) -> None:
-        """The request has just been answered; `share` is the run that the answer came from.
+    def answered(self, request: Request, status: int, run: Run | None, *, routed: bool = True) -> None:
+        """Make the spans of a request that is answered now.
 
-        `routed`: whether there is something at the request's path. Where there is not, it is in no span's name.
+        `routed`: there is something at the request's path. If not, the path is in no span's name.
         """
         if request.path in _UNTRACED:
             return
@@ -122,9 +132,9 @@ class Tracer:
         agent = request.header(b"user-agent")
         if agent:
             attributes["user_agent.original"] = agent
-        if share:
-            attributes["model.rows"] = share.end - share.first
-            attributes["model.batch.rows"] = share.batch.rows
+        if run:
+            attributes["model.rows"] = run.rows
+            attributes["model.batch.rows"] = run.batch_rows
         received = request.received or now
         span = self._tracer.start_span(
             f"{method} {request.path}" if routed else method,
@@ -136,19 +146,18 @@ class Tracer:
         if status >= 500:
             span.set_attribute("error.type", str(status))
             span.set_status(self._api.StatusCode.ERROR)
-        if share and span.is_recording():
+        if run and span.is_recording():
             inside = self._api.set_span_in_context(span, self._nowhere)
-            started, ended = share.batch.started, share.batch.started + share.batch.seconds
-            self._part("queue", inside, unix_ns(received), unix_ns(started))
-            self._part("run", inside, unix_ns(started), unix_ns(ended))
+            self._part("queue", inside, unix_ns(received), unix_ns(run.started))
+            self._part("run", inside, unix_ns(run.started), unix_ns(run.started + run.seconds))
         span.end(now_ns)
 
     def _part(self, name: str, inside: Context, start: int, end: int) -> None:
         self._tracer.start_span(name, inside, start_time=start).end(end)
 
     def close(self, seconds: float) -> None:
-        """Send what has not been sent, for so long at most."""
-        sending = threading.Thread(target=self._provider.shutdown, name="tracing-end", daemon=True)
+        """Send what has not been sent, within `seconds`."""
+        sending = threading.Thread(target=self._provider.shutdown, name="tracing-close", daemon=True)
         sending.start()
         sending.join(seconds)
         if sending.is_alive():
