@@ -28,7 +28,7 @@ def main() -> int:
     try:
         settings = read_settings(os.environ)
         log.configure(settings.log_level)
-        listener = open_listener(settings)
+        listener = open_listener(settings.host, settings.port, settings.listen_fd)
         from . import lifecycle
 
         lifecycle.run(settings, listener, started)

@@ -132,7 +132,7 @@ def test_a_request_is_answered_alike_when_its_head_is_known_by_its_bytes() -> No
     ],
 )
 def test_a_known_head_changes_nothing(stream: bytes) -> None:
-    """Whether bytes are taken by the parser alone, one at a time, or after the same ones have been seen."""
+    """The same bytes are answered alike by the parser alone, byte by byte, and once their head is known."""
     slow = Side().connect()
     for index in range(len(stream)):
         slow.feed(stream[index : index + 1])
@@ -249,6 +249,18 @@ def test_a_last_request_that_takes_its_time() -> None:
     side.core.finish(side.core.waiting[0])
     assert bodies(wire) == [b"POST /later 1"]
     assert wire.eof
+
+
+def test_what_follows_a_last_request_is_neither_kept_nor_judged() -> None:
+    side = Side()
+    first = b"POST /later HTTP/1.0\r\nconnection: keep-alive\r\ncontent-length: 1\r\n\r\n1"
+    wire = side.tell(first + post("/a", b"x" * 1_000) * 50).feed(b"garbage\r\n\r\n")
+    assert wire.reading
+    assert (side.shared.body_bytes, wire.connection.unanswered) == (1, 1)
+    side.core.finish(side.core.waiting[0])
+    assert bodies(wire) == [b"POST /later 1"]
+    assert wire.eof
+    assert side.core.problems == []
 
 
 def test_expect_continue() -> None:
@@ -420,6 +432,16 @@ def test_a_bad_one_is_answered_after_good_ones_that_the_client_does_not_take() -
     assert wire.eof
 
 
+def test_a_bad_one_alone_is_answered_once_the_client_takes_its_answers() -> None:
+    wire = Side().connect()
+    wire.connection.pause_writing()
+    wire.feed(b"garbage\r\n\r\n")
+    assert wire.written == b""
+    wire.connection.resume_writing()
+    assert statuses(wire) == [400]
+    assert wire.eof
+
+
 @pytest.mark.parametrize(
     "head",
     [
@@ -495,8 +517,8 @@ def test_a_body_in_many_small_pieces_takes_no_more_than_its_bytes() -> None:
         wires[1].feed(b"ab")
     wires[1].feed(b"a")
     for wire in wires:
-        assert len(wire.connection._body) < 100
-        assert sum(len(piece) for piece in wire.connection._body) == wire.connection._body_bytes
+        assert len(wire.connection._incoming.parts) < 100
+        assert sum(len(piece) for piece in wire.connection._incoming.parts) == wire.connection._incoming.body_bytes
     wires[0].feed(b"0\r\n\r\n")
     wires[1].feed(b"b")
     assert [request.body for request in side.core.handled] == [b"".join(pieces)] * 2
@@ -648,7 +670,7 @@ def test_stop_closes_what_is_idle_only() -> None:
     side = Side()
     wires = [side.tell(sent) for sent in (b"", GET, GET[:5], post("/a", b"x")[:-1], post("/later"))]
     for connection in list(side.shared.connections):
-        connection.stop()
+        connection.close_if_idle()
     assert [wire.closing for wire in wires] == [True, True, False, False, False]
     assert [wire.connection.unanswered for wire in wires] == [0, 0, 1, 1, 1]
 
@@ -717,7 +739,7 @@ def mutate(chance: random.Random, data: bytes) -> bytes:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_random_abuse_leaves_the_accounts_even(seed: int) -> None:
-    """Clients in every state at once: what is said of each is true at every moment, and nothing is left of them."""
+    """Clients in every state at once: the counts hold after every event, and are zero at the end."""
     chance = seeded(seed)
     side = Side(body_bytes=5_000, all_bodies_bytes=20_000, head_bytes=2_000, read_seconds=3, idle_seconds=5)
     clients: list[tuple[Wire, bytearray]] = []
@@ -725,7 +747,7 @@ def test_random_abuse_leaves_the_accounts_even(seed: int) -> None:
     def held(connection: Connection) -> int:
         active = connection._active
         waiting = [*connection._queue, *([active] if active else [])]
-        return connection._body_bytes + sum(len(request.body) for request in waiting)
+        return connection._incoming.body_bytes + sum(len(request.body) for request in waiting)
 
     for step in range(400):
         action = chance.randrange(10)
@@ -747,7 +769,7 @@ def test_random_abuse_leaves_the_accounts_even(seed: int) -> None:
             if not request.abandoned:
                 side.core.finish(request)
         elif action == 7 and not wire.lost:
-            if connection._stuck_since is None:
+            if connection._blocked_since is None:
                 connection.pause_writing()
             else:
                 connection.resume_writing()

@@ -52,7 +52,7 @@ def connect(server: Server) -> socket.socket:
 
 
 def tell(server: Server, *parts: bytes) -> list[Answer]:
-    """What a client that sends this is answered until the server ends the connection."""
+    """Send `parts` on a new connection; the answers until the server closes it."""
     with connect(server) as connection:
         for part in parts:
             connection.sendall(part)

@@ -1,4 +1,4 @@
-"""A server's side of HTTP without a model: a core that repeats what it was asked, and how a client sees its answers."""
+"""HTTP without a model: a core that echoes its requests, connections without sockets, and a parser of their answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Answer(NamedTuple):
 
 
 def read_answers(stream: bytes, heads: frozenset[int] | set[int] = frozenset()) -> list[Answer]:
-    """All answers in a stream, whole to the last byte; those at the places in `heads` have no body."""
+    """Parse all answers in a stream, complete to the last byte; those at the indices in `heads` have no body."""
     answers: list[Answer] = []
     while stream:
         head, end, stream = stream.partition(b"\r\n\r\n")
@@ -46,7 +46,7 @@ def read_answers(stream: bytes, heads: frozenset[int] | set[int] = frozenset()) 
 
 
 class Core:
-    """Answers at once, with what it was asked. At /later it waits for `finish`; /refused takes no body."""
+    """Echoes each request at once; one to /later at `finish`, one to /refused without its body."""
 
     def __init__(self) -> None:
         self.handled: list[Request] = []
@@ -77,7 +77,7 @@ class Core:
 
 
 class Wire(asyncio.Transport):
-    """A socket's stand-in, as strict as asyncio's."""
+    """Fake transport, as strict as asyncio's."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__()
@@ -117,17 +117,17 @@ class Wire(asyncio.Transport):
 
     @property
     def ended(self) -> bool:
-        """Whether the client sees the end of the answers."""
+        """Whether the server has closed its side."""
         return self.eof or self.closing
 
     def feed(self, data: bytes) -> Wire:
-        """What the client sends, as far as the server reads on."""
+        """Send `data` as the client, unless the server has stopped reading."""
         if self.reading and not self.closing:
             self.connection.data_received(data)
         return self
 
     def lose(self) -> None:
-        """The connection ends."""
+        """End the connection."""
         if not self.lost:
             self.closing = self.lost = True
             self.connection.connection_lost(None)
@@ -137,7 +137,7 @@ class Wire(asyncio.Transport):
 
 
 class Side:
-    """A server's side: connections that share a core and limits."""
+    """Server side of connections that share a core and limits."""
 
     def __init__(self, **limits: Any) -> None:
         self.core = Core()
@@ -148,7 +148,7 @@ class Side:
         return Wire(Connection(self.shared))
 
     def tell(self, data: bytes) -> Wire:
-        """A new client sends this."""
+        """Connect a new client that sends `data`."""
         return self.connect().feed(data)
 
     def pass_time(self, seconds: float) -> None:
@@ -209,12 +209,12 @@ def live(new_loop: Callable[[], asyncio.AbstractEventLoop], **limits: Any) -> It
 
 
 def seeded(seed: int) -> random.Random:
-    """Chance that repeats itself."""
+    """Make a reproducible source of randomness."""
     return random.Random(seed)  # noqa: S311
 
 
 def read_to_end(client: socket.socket) -> bytes:
-    """All that comes until the server's end."""
+    """Receive until the server closes its side."""
     found = b""
     while chunk := client.recv(65_536):
         found += chunk

@@ -1,7 +1,20 @@
-"""HTTP/1.1 with one client, on the event loop. llhttp parses (by httptools), this keeps order and limits.
+"""HTTP/1.1 with one client, on the event loop. llhttp parses (by httptools); this keeps order, limits and time.
 
-Requests that a client sends ahead are answered one after the other. Whatever a client does with its connection ends in
-an answer or in the connection's end, within the limits' time.
+A connection is in one of four states:
+
+    OPEN       requests are read and answered, in their order
+      -> FINISHING  the client's last request is complete (`connection: close`, HTTP/1.0), or one is rejected: not HTTP,
+                    beyond a limit, too slow
+      -> LINGERING  an answer is the connection's last (draining, `Response.close`), or it was idle for too long
+    FINISHING  nothing more is read; complete requests are answered, the last of them or the rejection at the end
+      -> LINGERING  that answer is written
+    LINGERING  all is answered, the server's side is closed; what still comes is discarded, for a bounded time
+      -> CLOSED     the client closes, or its time is up
+    CLOSED     the transport is gone; this is also where a client that leaves ends, from any state
+
+Reading and answering go on side by side, since clients send requests ahead: `_incoming` is the request being read,
+`_queue` holds complete ones, `_active` is the one being answered. Each side can be held up: writing while the client
+does not take its answers (`_blocked_since`), reading while too many requests wait (`_reading_paused`).
 """
 
 from __future__ import annotations
@@ -11,9 +24,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 from functools import lru_cache
 from http import HTTPStatus
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, NoReturn, Protocol, cast
 from urllib.parse import unquote_to_bytes
 
 import httptools
@@ -21,24 +35,23 @@ import httptools
 from ..errors import Problem
 from .messages import Headers, Request, Response
 
-_MOST_PIPELINED = 16
-"""Requests of one client that wait for their turn; then its bytes are left in the kernel."""
+_MAX_PIPELINED_REQUESTS = 16
+"""Waiting requests of one client; beyond, its bytes are left in the kernel."""
 _PIECE_BYTES = 8_192
-"""Parsed at a time, unless it is one body: what is left of the client's bytes takes less memory than its requests."""
-_SHORT_BODY_BYTES = 65_536
-"""A body that nobody wants is read over up to here; for a longer one the connection is ended instead."""
+"""Parsed at a time, or a body's rest if that is more: unparsed bytes take less memory than the requests in them."""
+_MAX_SKIPPED_BODY_BYTES = 65_536
+"""A refused request's body is skipped up to this size; with a larger one the connection is closed instead."""
 _LINGER_SECONDS = 2.0
-"""Between a last answer and the end: a reset while the client still sends would take the answer from it."""
-_SMALL_BYTES = 1_024
-"""A body's smaller pieces are put together at once: each by itself would take a multiple of its bytes."""
-_HEADER_OVERHEAD = 32
-"""Counted for each header besides name and value, as HTTP/2 does: what it takes in memory."""
-_UPGRADE = frozenset({b"connection", b"upgrade", b"http2-settings"})
-"""Headers that ask for another protocol."""
+"""From half-close to abort: a reset while the client still sends would take the last answer from it."""
+_SMALL_PART_BYTES = 1_024
+"""Smaller parts of a body are joined at once: an object for each would take a multiple of its bytes."""
+_HEADER_OVERHEAD_BYTES = 32
+"""Counted for each header besides name and value, as in HTTP/2's SETTINGS_MAX_HEADER_LIST_SIZE."""
+_UPGRADE_HEADERS = frozenset({b"connection", b"upgrade", b"http2-settings"})
 _HEAD_END = b"\r\n\r\n"
-_MOST_KNOWN_HEADS = 512
-_MOST_KNOWN_HEAD_BYTES = 2048
-_UNCOMMON = frozenset({b"expect", b"upgrade", b"transfer-encoding", b"traceparent", b"x-request-id"})
+_MAX_KNOWN_HEADS = 512
+_MAX_KNOWN_HEAD_BYTES = 2048
+_UNCACHEABLE_HEADERS = frozenset({b"expect", b"upgrade", b"transfer-encoding", b"traceparent", b"x-request-id"})
 """Headers that need more than their values, or differ from request to request."""
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -46,26 +59,27 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a client may do."""
+    """What a client may use, and the answer or end when it uses more."""
 
     body_bytes: int
-    """Of one request: 413."""
+    """One request's body: 413."""
     all_bodies_bytes: int
-    """Of all requests that are read or answered at a time: 429."""
+    """Bodies of all requests that are being read or answered: 429."""
     head_bytes: int = 32_768
     """Request line and headers: 431."""
     read_seconds: float = 30.0
-    """From a request's first byte to its last: 408; and for taking an answer: the connection is cut."""
+    """From a request's first byte to its last: 408; and for taking an answer: the connection is aborted."""
     idle_seconds: float = 75.0
-    """Between requests. Longer than the 60 s of common load balancers, which must be the first to close."""
+    """Keep-alive between requests: above the 60 s of common load balancers, which must be the first to close."""
     connections: int = 16_384
+    """Clients at a time: the next one is aborted."""
 
 
 class Core(Protocol):
-    """What answers."""
+    """Answers requests."""
 
     def refuse(self, request: Request) -> Response | None:
-        """The answer to a request whose body need not be read, judged by its head."""
+        """Judge a request by its head: the answer if its body need not be read, else None."""
         ...
 
     def handle(self, request: Request) -> None:
@@ -73,7 +87,7 @@ class Core(Protocol):
         ...
 
     def problem(self, problem: Problem, request: Request | None) -> Response:
-        """The answer to what is not a proper request."""
+        """Make the answer to what is not a proper request; `request` is None before its head is complete."""
         ...
 
 
@@ -83,28 +97,72 @@ class _Head(NamedTuple):
     method: str
     path: str
     headers: dict[bytes, bytes]
-    length: int
-    """Of the body."""
+    body_bytes: int
 
 
 class Shared:
-    """What the connections of one server have in common."""
+    """State that the connections of one server share."""
 
-    def __init__(self, core: Core, limits: Limits) -> None:
+    def __init__(self, core: Core, limits: Limits, on_close: Callable[[], None] = lambda: None) -> None:
         self.core = core
         self.limits = limits
         self.connections: set[Connection] = set()
         self.heads: dict[bytes, _Head] = {}
         """Parsed heads of whole requests, by their bytes."""
         self.body_bytes = 0
-        """Of requests that are being read or answered."""
+        """Bodies of all requests that are being read or answered."""
         self.now = 0.0
-        """The event loop's time, a tick ago at most."""
+        """The event loop's time in seconds, a tick ago at most."""
         self.date = b""
-        """The `date` header, with its line end."""
+        """The `date` header with its line end."""
         self.draining = False
-        """Every answer is its connection's last."""
-        self.on_close: Callable[[], None] = lambda: None
+        """Whether every answer is its connection's last."""
+        self.on_close = on_close
+
+
+class _State(Enum):
+    """See the head of this module."""
+
+    OPEN = auto()
+    FINISHING = auto()
+    LINGERING = auto()
+    CLOSED = auto()
+
+
+_OPEN, _FINISHING, _LINGERING, _CLOSED = _State  # a member's look-up by its class costs ten times as much
+
+
+class _StopParserError(Exception):
+    """Raised by the parser's callbacks; httptools turns it into an HttpParserError."""
+
+
+class _Incoming:
+    """The request being read, if one has begun; reused, since an object for each would cost 5 % of its parsing."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the request."""
+        self.since: float | None = None
+        """Time of its first byte, renewed when reading goes on after a pause; None between requests."""
+        self.url = b""
+        self.headers: dict[bytes, bytes] = {}
+        self.head_bytes = 0
+        """Including trailers, and an overhead for each header."""
+        self.bare_bytes = 0
+        """Bytes of pieces that brought nothing of the body and not the request's end."""
+        self.request: Request | None = None
+        """Set when the head is complete."""
+        self.refused = False
+        """Whether the body is skipped."""
+        self.declared_body_bytes = 0
+        """By content-length; 0 if chunked."""
+        self.parts: list[bytes | bytearray] = []
+        self.body_bytes = 0
+        """Sum of `parts`."""
+        self.rejection: Response | None = None
+        """The answer, where a callback stopped the parser."""
 
 
 class Connection(asyncio.Protocol):
@@ -112,83 +170,68 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
+        self._limits = shared.limits
         self._parser = httptools.HttpRequestParser(self)
         self._transport = cast(asyncio.Transport, None)
-        self._url = b""
-        self._headers: dict[bytes, bytes] = {}
-        self._head_bytes = 0
+        self._state = _OPEN
+        self._since = shared.now
+        """When the latest answer was given; in LINGERING, when that began."""
+        self._incoming = _Incoming()
         self._whole = b""
-        """The piece that is being parsed, if it began with a request."""
+        """The piece being parsed, if a request starts with it."""
         self._unread: bytes | memoryview = b""
-        """Has come, but is not parsed before the requests that wait have been answered."""
-        self._bare_bytes = 0
-        """Of the request that is being read, in pieces that brought nothing of its body and not its end."""
-        self._request: Request | None = None
-        """Whose head is complete and whose body is being read."""
-        self._length = 0
-        """What the body will have at least."""
-        self._body: list[bytes | bytearray] = []
-        self._body_bytes = 0
-        self._early: Response | None = None
-        """The answer to a request whose body is not wanted."""
-        self._refusal: Response | None = None
-        """The answer to what the parser was stopped at."""
+        """Bytes that came but are not parsed yet."""
         self._queue: deque[Request] = deque()
+        """Complete requests; empty, unless one is being answered or writing is blocked."""
         self._active: Request | None = None
-        """What is being answered."""
-        self._starting = False
-        self._parsing = False
-        self._paused = False
-        self._reading_since: float | None = None
-        self._idle_since = shared.now
-        self._stuck_since: float | None = None
-        self._last: Response | None = None
-        """To be sent after all others, and then the connection ends."""
-        self._ending_since: float | None = None
-        """Nothing more is read or answered."""
+        self._advancing = False
+        """Whether `_advance` runs: an answer given at once must not nest it."""
+        self._reading_paused = False
+        self._blocked_since: float | None = None
+        """Since when the client has not taken what is written; None if it does."""
 
     # Called by the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client has connected."""
+        """Take a new client, unless there are too many."""
         self._transport = cast(asyncio.Transport, transport)
         self._shared.connections.add(self)
-        if len(self._shared.connections) > self._shared.limits.connections:
+        if len(self._shared.connections) > self._limits.connections:
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes have come."""
-        if self._last or self._ending_since is not None:
+        """Read what the client has sent."""
+        if self._state is not _OPEN:
             return
-        idle = self._reading_since is None and not self._active and not self._queue and self._stuck_since is None
-        if idle and self._take_known(data):
+        between_requests = self._incoming.since is None
+        if between_requests and self._active is None and self._blocked_since is None and self._take_known(data):
             return
         if len(data) <= _PIECE_BYTES:
-            self._whole = data if self._reading_since is None else b""
+            self._whole = data if between_requests else b""
             self._parse(data)
             self._whole = b""
         else:
             self._unread = memoryview(data)
-            self._parse_unread()
+            self._advance()
 
     def _take_known(self, data: bytes) -> bool:
-        """Take a whole request whose head has been parsed before, byte for byte, on whichever connection.
+        """Take a whole request whose head was parsed before, byte for byte, on whichever connection.
 
         Most clients send the same few heads over and over; parsing them is a third of what a small request costs.
         """
         shared = self._shared
         end = data.find(_HEAD_END) + len(_HEAD_END)
         head = shared.heads.get(data[:end])
-        if head is None or len(data) != end + head.length:
+        if head is None or len(data) != end + head.body_bytes:
             return False
-        if shared.body_bytes + head.length > shared.limits.all_bodies_bytes:
+        if shared.body_bytes + head.body_bytes > self._limits.all_bodies_bytes:
             return False
         request = Request(head.method, head.path, head.headers, self._reply, data[end:])
         request.early = shared.core.refuse(request)
-        if not request.early:
-            shared.body_bytes += head.length
-        else:
+        if request.early:
             request.body = b""
+        else:
+            shared.body_bytes += head.body_bytes
         request.received = time.perf_counter()
         self._start(request)
         return True
@@ -197,224 +240,236 @@ class Connection(asyncio.Protocol):
         """Keep the head of a request that came in one piece, unless it is one that does not come again."""
         data, shared = self._whole, self._shared
         end = data.find(_HEAD_END) + len(_HEAD_END)
-        length = len(data) - end
-        headers = request.headers
+        body_bytes = len(data) - end
         if (
-            length == (len(request.body) if not request.early else -1)
-            and length == int(headers.get(b"content-length", b"0"))
+            body_bytes == len(request.body)
+            and not request.early
             and request.keep_alive
-            and end <= _MOST_KNOWN_HEAD_BYTES
-            and _UNCOMMON.isdisjoint(headers)
+            and end <= _MAX_KNOWN_HEAD_BYTES
+            and _UNCACHEABLE_HEADERS.isdisjoint(request.headers)
         ):
-            if len(shared.heads) >= _MOST_KNOWN_HEADS:
+            if len(shared.heads) >= _MAX_KNOWN_HEADS:
                 shared.heads.clear()
-            shared.heads[data[:end]] = _Head(request.method, request.path, headers, length)
+            shared.heads[data[:end]] = _Head(request.method, request.path, request.headers, body_bytes)
 
     def eof_received(self) -> bool:
-        """The client sends no more. That is how one looks that has left, and it is taken for that."""
+        """Close: a client that has left looks the same as one that only sends no more."""
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection has ended, on whichever side."""
+        """Let go of everything: the connection has ended, on whichever side."""
         del exc  # whatever the reason
+        self._state = _CLOSED
         if self._active:
             self._active.abandoned = True
             self._release()
-        self._forget()
+        self._drop_unanswered()
         del self._parser  # which holds on to this: memory is free at once, not when cycles are looked for
-        self._ending_since = self._shared.now
         self._shared.connections.discard(self)
         self._shared.on_close()
 
     def pause_writing(self) -> None:
-        """The client does not take what is written."""
-        self._stuck_since = self._shared.now
+        """Start no more requests: the client does not take its answers."""
+        self._blocked_since = self._shared.now
 
     def resume_writing(self) -> None:
-        """It does again."""
-        self._stuck_since = None
-        self._next()
+        """Go on: the client takes its answers again."""
+        self._blocked_since = None
+        self._advance()
 
     # Called by the parser.
 
     def on_message_begin(self) -> None:
-        """A request's first byte."""
-        self._url = b""
-        self._headers = {}
-        self._head_bytes = 0
-        self._bare_bytes = 0
-        self._reading_since = self._shared.now
+        """Begin a request, at its first byte."""
+        self._incoming.since = self._shared.now
 
     def on_url(self, url: bytes) -> None:
-        """A part of the request's target."""
-        self._url += url
-        self._head_bytes += len(url)
-        if self._head_bytes > self._shared.limits.head_bytes:
-            self._stop_at_head()
+        """Read a part of the request's target."""
+        incoming = self._incoming
+        incoming.url += url
+        incoming.head_bytes += len(url)
+        if incoming.head_bytes > self._limits.head_bytes:
+            self._reject(self._head_too_large())
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header; or a trailer, which is not wanted."""
-        if self._request is None:
+        """Read a header; a trailer is only counted."""
+        incoming = self._incoming
+        if incoming.request is None:
             name = name.lower()
             value = value.rstrip()
-            headers = self._headers
-            headers[name] = self._joined(name, value) if name in headers else value
-        self._head_bytes += len(name) + len(value) + _HEADER_OVERHEAD
-        if self._head_bytes > self._shared.limits.head_bytes:
-            self._stop_at_head()
+            headers = incoming.headers
+            if name in headers:
+                if name == b"host":
+                    self._reject(Problem(400, "malformed_request", "a request names one host"))
+                value = headers[name] + b", " + value
+            headers[name] = value
+        incoming.head_bytes += len(name) + len(value) + _HEADER_OVERHEAD_BYTES
+        if incoming.head_bytes > self._limits.head_bytes:
+            self._reject(self._head_too_large())
 
     def on_headers_complete(self) -> None:
-        """The head is complete: is the body wanted?"""
-        headers, parser = self._headers, self._parser
+        """Judge the request by its head."""
+        incoming, parser = self._incoming, self._parser
         if parser.should_upgrade():
-            return  # see _stay
-        request = Request(parser.get_method().decode(), _path(self._url), headers, self._reply)
+            return  # see _ignore_upgrade
+        headers = incoming.headers
+        request = Request(parser.get_method().decode(), _path(incoming.url), headers, self._reply)
         request.keep_alive = parser.should_keep_alive()
-        self._request = request
+        incoming.request = request
         if b"connection" in headers or b"host" not in headers or not request.keep_alive:
             self._check_version(request)
-        self._length = length = int(headers.get(b"content-length", b"0"))
+        incoming.declared_body_bytes = length = int(headers.get(b"content-length", b"0"))
         chunked = b"transfer-encoding" in headers
         if chunked and headers[b"transfer-encoding"].lower() != b"chunked":
-            self._stop(Problem(501, "unknown_encoding", "the only transfer encoding here is chunked"))
-        early = self._early = self._shared.core.refuse(request)
+            self._reject(Problem(501, "unknown_encoding", "the only transfer encoding here is chunked"))
+        early = request.early = self._shared.core.refuse(request)
+        incoming.refused = early is not None
         expects = b"expect" in headers and headers[b"expect"].lower() == b"100-continue"
-        if early and (expects or chunked or length > _SHORT_BODY_BYTES):
-            self._refusal = early
-            raise ValueError(early.status)
-        if length > self._shared.limits.body_bytes:
-            self._stop(self._body_too_large())
+        if early and (expects or chunked or length > _MAX_SKIPPED_BODY_BYTES):
+            incoming.rejection = early
+            raise _StopParserError
+        if length > self._limits.body_bytes:
+            self._reject(self._body_too_large())
         if expects and not self._active and not self._queue and parser.get_http_version() == "1.1":
             self._transport.write(_CONTINUE)
 
     def on_body(self, body: bytes) -> None:
-        """A part of the body."""
-        if self._early:
+        """Keep a part of the body, within the limits."""
+        incoming, shared = self._incoming, self._shared
+        if incoming.refused:
             return
-        shared = self._shared
-        if self._body and len(body) < _SMALL_BYTES:
-            self._gather(body)
+        parts = incoming.parts
+        if not parts or len(body) >= _SMALL_PART_BYTES:
+            parts.append(body)
+        elif isinstance(parts[-1], bytearray):
+            parts[-1] += body
         else:
-            self._body.append(body)
-        self._body_bytes += len(body)
+            parts.append(bytearray(body))
+        incoming.body_bytes += len(body)
         shared.body_bytes += len(body)
-        if self._body_bytes > shared.limits.body_bytes:
-            self._stop(self._body_too_large())
-        if shared.body_bytes > shared.limits.all_bodies_bytes:
+        if incoming.body_bytes > self._limits.body_bytes:
+            self._reject(self._body_too_large())
+        if shared.body_bytes > self._limits.all_bodies_bytes:
             message = "the bodies of the requests in flight fill the memory that is set aside for them"
-            self._stop(Problem(429, "overloaded", message, headers=(("retry-after", "1"),)))
+            self._reject(Problem(429, "overloaded", message, headers=(("retry-after", "1"),)))
 
     def on_message_complete(self) -> None:
-        """The request is complete."""
-        request = self._request
+        """Answer a complete request, or let it wait for its turn."""
+        incoming = self._incoming
+        request = incoming.request
         if request is None:
-            return
-        request.body = b"".join(self._body)  # no copy, when there is one
-        request.early = self._early
+            return  # see _ignore_upgrade
+        request.body = b"".join(incoming.parts)  # no copy, when there is one
         request.received = time.perf_counter()
-        self._request = self._early = None
-        self._body = []
-        self._body_bytes = 0
-        self._reading_since = None
-        if not self._active and not self._queue and self._stuck_since is None:
+        incoming.clear()
+        if not request.keep_alive:
+            self._state = _FINISHING
+        if self._active is None and self._blocked_since is None:
             if self._whole:
                 self._remember(request)
             self._start(request)
-            if self._ending_since is not None:
-                raise ValueError  # what follows is not read
-            return
-        self._queue.append(request)
-        if len(self._queue) > _MOST_PIPELINED and not self._paused:
-            self._paused = True
-            self._transport.pause_reading()
-
-    def _gather(self, piece: bytes) -> None:
-        latest = self._body[-1]
-        if isinstance(latest, bytearray):
-            latest += piece
         else:
-            self._body.append(bytearray(piece))
+            self._queue.append(request)
+            if len(self._queue) > _MAX_PIPELINED_REQUESTS and not self._reading_paused:
+                self._reading_paused = True
+                self._transport.pause_reading()
+        if self._state is not _OPEN:  # what follows is not read
+            self._unread = b""
+            raise _StopParserError
 
-    def _parse_unread(self) -> None:
-        """Parse on, until too many requests wait."""
-        if self._parsing:
-            return
-        self._parsing = True
-        while self._unread and not self._paused:
-            body = self._length - self._body_bytes if self._request and not self._early else 0
-            size = max(body, _PIECE_BYTES)
-            piece, self._unread = self._unread[:size], self._unread[size:]
-            self._parse(piece)
-        self._parsing = False
+    # Reading.
+
+    def _next_piece(self) -> bytes | memoryview:
+        incoming = self._incoming
+        body_left = 0 if incoming.refused else incoming.declared_body_bytes - incoming.body_bytes
+        size = max(_PIECE_BYTES, body_left)
+        piece, self._unread = self._unread[:size], self._unread[size:]
+        return piece
 
     def _parse(self, data: bytes | memoryview) -> None:
-        body_bytes = self._body_bytes
+        body_bytes = self._incoming.body_bytes
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._stay(data[upgrade.args[0] :])
+            self._ignore_upgrade(data[upgrade.args[0] :])
             return
         except httptools.HttpParserError as error:
-            latest = self._queue[-1] if self._queue else self._active
-            if self._ending_since is not None or (latest and not latest.keep_alive):
-                return  # it follows a request that was its client's last
-            if self._refusal is None:
+            if self._state is _OPEN:
                 problem = Problem(400, "malformed_request", f"this is not HTTP/1.1: {error}")
-                self._refusal = self._shared.core.problem(problem, self._request)
-            self._finish_with(self._refusal)
+                self._answer_and_close(self._incoming.rejection or self._problem(problem))
             return
         # The parser keeps a header until its end, however long it is, and does not tell.
-        if self._reading_since is not None and self._body_bytes == body_bytes and not self._early:
-            self._bare_bytes += len(data)
-            if self._bare_bytes > self._shared.limits.head_bytes:
-                self._finish_with(self._shared.core.problem(self._head_too_large(), self._request))
+        incoming = self._incoming
+        if incoming.since is not None and incoming.body_bytes == body_bytes and not incoming.refused:
+            incoming.bare_bytes += len(data)
+            if incoming.bare_bytes > self._limits.head_bytes:
+                self._answer_and_close(self._problem(self._head_too_large()))
 
-    def _stay(self, rest: bytes | memoryview) -> None:
-        """Take a request that asks for another protocol as one of this, with its body, which llhttp has left out."""
-        headers = self._headers
-        method = self._parser.get_method()
+    def _ignore_upgrade(self, rest: bytes | memoryview) -> None:
+        """Serve a request with an Upgrade header as plain HTTP/1.1 [RFC 9110 7.8].
+
+        llhttp stops at its head: `rest`, with the body, is still to be parsed.
+        """
+        method, url, headers = self._parser.get_method(), self._incoming.url, self._incoming.headers
         if method == b"CONNECT":
-            problem = Problem(501, "no_proxy", "this server is no proxy")
-            self._finish_with(self._shared.core.problem(problem, None))
+            self._answer_and_close(self._problem(Problem(501, "no_proxy", "this server is no proxy")))
             return
         ends = b"connection: close\r\n" if b"close" in headers.get(b"connection", b"").lower() else b""
-        kept = [b"%b: %b\r\n" % header for header in headers.items() if header[0] not in _UPGRADE]
+        kept = [b"%b: %b\r\n" % header for header in headers.items() if header[0] not in _UPGRADE_HEADERS]
         self._parser = httptools.HttpRequestParser(self)
-        self._parse(b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method, self._url, b"".join(kept), ends))
-        if not self._last and self._ending_since is None:
+        self._incoming.clear()
+        self._parse(b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method, url, b"".join(kept), ends))
+        if self._state is _OPEN:
             self._unread = b"".join((rest, self._unread))
-            self._parse_unread()
-
-    def _joined(self, name: bytes, value: bytes) -> bytes:
-        if name == b"host":
-            self._stop(Problem(400, "malformed_request", "a request names one host"))
-        return self._headers[name] + b", " + value
+            self._advance()
 
     def _check_version(self, request: Request) -> None:
         version = self._parser.get_http_version()
         if version == "1.0":
             request.keep_alive = False
         elif version != "1.1":
-            self._stop(Problem(505, "unknown_version", "this server speaks HTTP/1.1"))
-        elif b"host" not in self._headers:
-            self._stop(Problem(400, "malformed_request", "an HTTP/1.1 request must name its host"))
-
-    def _stop_at_head(self) -> None:
-        self._stop(self._head_too_large())
+            self._reject(Problem(505, "unknown_version", "this server speaks HTTP/1.1"))
+        elif b"host" not in request.headers:
+            self._reject(Problem(400, "malformed_request", "an HTTP/1.1 request must name its host"))
 
     def _head_too_large(self) -> Problem:
-        message = f"request line and headers may have {self._shared.limits.head_bytes} bytes"
+        message = f"request line and headers may have {self._limits.head_bytes} bytes"
         return Problem(431, "head_too_large", message)
 
     def _body_too_large(self) -> Problem:
-        return Problem(413, "body_too_large", f"the body may have {self._shared.limits.body_bytes} bytes")
+        return Problem(413, "body_too_large", f"the body may have {self._limits.body_bytes} bytes")
 
-    def _stop(self, problem: Problem) -> None:
-        """Leave the parser, for good: httptools turns what a callback raises into its own error."""
-        self._refusal = self._shared.core.problem(problem, self._request)
-        raise problem
+    def _problem(self, problem: Problem) -> Response:
+        return self._shared.core.problem(problem, self._incoming.request)
 
-    # One answer after the other.
+    def _reject(self, problem: Problem) -> NoReturn:
+        """Stop the parser, from one of its callbacks, at a request that `problem` answers."""
+        self._incoming.rejection = self._problem(problem)
+        raise _StopParserError
+
+    # Answering.
+
+    def _advance(self) -> None:
+        """Answer what waits and parse what is unread, as far as either can go; in a loop, not by recursion."""
+        if self._advancing:
+            return
+        self._advancing = True
+        while True:
+            if self._queue and self._active is None and self._blocked_since is None:
+                self._start(self._queue.popleft())
+            elif self._reading_paused and self._active is None and not self._queue:
+                self._resume_reading()
+            elif self._unread and not self._reading_paused:
+                self._parse(self._next_piece())
+            else:
+                break
+        self._advancing = False
+
+    def _resume_reading(self) -> None:
+        self._reading_paused = False
+        if self._incoming.since is not None:
+            self._incoming.since = self._shared.now
+        self._transport.resume_reading()
 
     def _start(self, request: Request) -> None:
         self._active = request
@@ -423,30 +478,6 @@ class Connection(asyncio.Protocol):
         else:
             self._shared.core.handle(request)
 
-    def _next(self) -> None:
-        """What comes after an answer."""
-        if self._starting:  # an answer has been given at once: the loop below goes on
-            return
-        self._starting = True
-        while self._queue and not self._active and self._stuck_since is None:
-            self._start(self._queue.popleft())
-        self._starting = False
-        if self._active or self._queue or self._ending_since is not None:
-            return
-        if self._last:
-            self._write(self._last, self._request, keep_alive=False)
-            self._end()
-        elif self._paused:
-            self._read_on()
-
-    def _read_on(self) -> None:
-        self._paused = False
-        if self._reading_since is not None:
-            self._reading_since = self._shared.now
-        self._parse_unread()
-        if not self._paused and self._ending_since is None:
-            self._transport.resume_reading()
-
     def _reply(self, response: Response) -> None:
         request = self._active
         if request is None:
@@ -454,101 +485,104 @@ class Connection(asyncio.Protocol):
         keep_alive = request.keep_alive and not response.close and not self._shared.draining
         self._release()
         self._write(response, request, keep_alive=keep_alive)
-        self._idle_since = self._shared.now
+        self._since = self._shared.now
         if not keep_alive:
-            self._end()
-        elif self._queue or self._last or self._paused:
-            self._next()
+            self._half_close()
+        elif self._queue or self._reading_paused:
+            self._advance()
 
     def _release(self) -> None:
-        """The active request is over."""
+        """End the active request: its body is counted no more, a second reply discarded."""
         if self._active:
             self._shared.body_bytes -= len(self._active.body)
-            self._active.reply = _nobody
+            self._active.reply = _discard
             self._active = None
 
-    def _write(self, response: Response, request: Request | None, *, keep_alive: bool) -> None:
+    def _write(self, response: Response, request: Request, *, keep_alive: bool) -> None:
         self._transport.write(
             b"%b%b%b%bcontent-length: %d\r\n\r\n%b"
             % (
                 _head(response.status, response.headers),
                 self._shared.date,
-                b"x-request-id: %b\r\n" % request.id if request and request.id else b"",
+                b"x-request-id: %b\r\n" % request.id if request.id else b"",
                 b"" if keep_alive else b"connection: close\r\n",
                 len(response.body),
-                b"" if request and request.method == "HEAD" else response.body,
+                b"" if request.method == "HEAD" else response.body,
             )
         )
 
-    def _finish_with(self, response: Response) -> None:
-        """Answer what is complete, then this, then end the connection."""
-        self._last = response
-        self._reading_since = None
-        self._drop_body()
-        self._unread = b""
-        self._next()
+    # Ending.
 
-    def _end(self) -> None:
-        """End the connection after what is written; the client is the first to close it, if it is quick."""
-        self._ending_since = self._shared.now
-        self._forget()
+    def _answer_and_close(self, response: Response) -> None:
+        """Read no more; answer complete requests, the incoming one with `response`, and end the connection."""
+        incoming = self._incoming
+        request = incoming.request or Request("", "", incoming.headers, self._reply)
+        request.early = response
+        request.keep_alive = False
+        self._shared.body_bytes -= incoming.body_bytes
+        incoming.clear()
+        self._unread = b""
+        self._state = _FINISHING
+        self._queue.append(request)
+        self._advance()
+
+    def _half_close(self) -> None:
+        """End the server's side after what is written; the client is the first to close, if it is quick."""
+        self._state = _LINGERING
+        self._since = self._shared.now
+        self._drop_unanswered()
         self._transport.resume_reading()
         self._transport.write_eof()
 
-    def _forget(self) -> None:
-        """Let go of all that is not answered."""
-        self._drop_body()
-        self._shared.body_bytes -= sum(len(request.body) for request in self._queue)
+    def _close_now(self) -> None:
+        self._state = _LINGERING
+        self._since = self._shared.now
+        self._transport.close()
+
+    def _drop_unanswered(self) -> None:
+        self._shared.body_bytes -= self._incoming.body_bytes + sum(len(request.body) for request in self._queue)
+        self._incoming.clear()
         self._queue.clear()
         self._unread = b""
-
-    def _drop_body(self) -> None:
-        self._shared.body_bytes -= self._body_bytes
-        self._body_bytes = 0
-        self._body = []
+        self._reading_paused = False
 
     # Called by the transport.
 
     @property
     def unanswered(self) -> int:
         """Requests that have begun."""
-        reading = self._reading_since is not None and self._ending_since is None
-        return len(self._queue) + (self._active is not None) + reading
+        return len(self._queue) + (self._active is not None) + (self._incoming.since is not None)
 
-    def stop(self) -> None:
-        """End the connection, unless a request is on it."""
-        if not self.unanswered and self._ending_since is None:
-            self._close()
+    def close_if_idle(self) -> None:
+        """Close the connection, unless a request is on it."""
+        if self._state is _OPEN and not self.unanswered:
+            self._close_now()
 
     def check(self) -> None:
-        """Hold the client to the limits' times; to be called now and then."""
-        now, limits = self._shared.now, self._shared.limits
-        if self._ending_since is not None:
+        """Hold the client to the limits' times; call it every now and then."""
+        now, limits = self._shared.now, self._limits
+        if self._state is _LINGERING:
             patience = limits.read_seconds if self._transport.get_write_buffer_size() else _LINGER_SECONDS
-            if now - self._ending_since > patience:
+            if now - self._since > patience:
                 self._transport.abort()
-        elif self._stuck_since is not None:
-            if now - self._stuck_since > limits.read_seconds:
+        elif self._blocked_since is not None:
+            if now - self._blocked_since > limits.read_seconds:
                 self._transport.abort()
-        elif self._reading_since is not None:
-            if now - self._reading_since > limits.read_seconds and not self._paused:
+        elif self._incoming.since is not None:
+            if now - self._incoming.since > limits.read_seconds and not self._reading_paused:
                 message = f"a request must arrive within {limits.read_seconds:g} seconds"
-                self._finish_with(self._shared.core.problem(Problem(408, "too_slow", message), self._request))
-        elif not self._active and now - self._idle_since > limits.idle_seconds:
-            self._close()
-
-    def _close(self) -> None:
-        self._ending_since = self._shared.now
-        self._transport.close()
+                self._answer_and_close(self._problem(Problem(408, "too_slow", message)))
+        elif self._active is None and now - self._since > limits.idle_seconds:
+            self._close_now()
 
 
-def _nobody(_: Response) -> None:
-    """Who waits for an answer that has been given, or whose client has left."""
+def _discard(_: Response) -> None:
+    """Reply of a request already answered or abandoned."""
 
 
 @lru_cache(maxsize=256)
 def _path(url: bytes) -> str:
-    """The target's path: of `/a?b`, and of `http://host/a?b`, which proxies send."""
+    """Extract the target's path: of `/a?b`, and of `http://host/a?b`, which proxies send."""
     path = url.partition(b"?")[0]
     if not path.startswith(b"/") and b"://" in path:
         path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
@@ -557,6 +591,6 @@ def _path(url: bytes) -> str:
 
 @lru_cache(maxsize=256)
 def _head(status: int, headers: Headers) -> bytes:
-    """Status line and headers, as they are sent."""
+    """Encode status line and headers."""
     lines = [f"HTTP/1.1 {status} {_REASONS[status]}", *(f"{name}: {value}" for name, value in headers), ""]
     return "\r\n".join(lines).encode("latin-1")

@@ -1,7 +1,7 @@
 """The listening socket, opened before the slow imports and the model.
 
-A taken port shows at once; and who connects meanwhile, such as a first probe, waits for the answer instead of being
-refused and coming back a second later.
+A taken port shows at once, and a client that connects meanwhile, such as a first probe, waits for its answer instead of
+being refused and coming back a second later.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import errno
 import socket
 
 from ..errors import StartError
-from ..settings import Settings
 
 BACKLOG = 1024
+"""Connections that wait to be accepted."""
 
 
-def open_listener(settings: Settings) -> socket.socket:
-    """The inherited socket, or one of our own that listens already; a StartError when there is none to be had."""
-    if settings.listen_fd is not None:
-        return _inherited(settings.listen_fd)
-    where = f"HOST={settings.host} PORT={settings.port}"
+def open_listener(host: str, port: int, listen_fd: int | None) -> socket.socket:
+    """Listen on `host` and `port`, or take over the listening socket `listen_fd`. Raises StartError."""
+    if listen_fd is not None:
+        return _inherited(listen_fd)
+    where = f"HOST={host} PORT={port}"
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

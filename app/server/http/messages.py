@@ -1,4 +1,4 @@
-"""A request and its answer, as the HTTP core sees them."""
+"""Requests and responses, as the HTTP core sees them."""
 
 from __future__ import annotations
 
@@ -16,45 +16,45 @@ encode = msgspec.json.Encoder().encode
 
 
 class Request(msgspec.Struct, eq=False):
-    """A request, first with its head only; the body is complete when the core is asked to handle it."""
+    """A request: with its head only when the core may refuse it, with its whole body when the core handles it."""
 
     method: str
     path: str
     """Without the query."""
     headers: dict[bytes, bytes]
-    """By lower-case name; what comes more than once is joined by commas. Not to be changed: requests may share them."""
+    """Values by lower-case name, repeated ones joined by commas. Do not change it: requests may share it."""
     reply: Callable[[Response], None]
-    """To be called once, with the answer, at any time."""
+    """Call it once, with the answer, at any time."""
     body: bytes = b""
     received: float = 0.0
-    """When it was complete, as time.perf_counter()."""
+    """When it was complete, by time.perf_counter(); 0 before."""
     id: bytes = b""
-    """Goes out as `x-request-id`; the core's to set."""
+    """Sent back as `x-request-id`; the core sets it."""
     keep_alive: bool = True
-    """Whether the client may send another one on its connection."""
+    """Whether another request may follow on its connection."""
     early: Response | None = None
-    """The answer, where the head was enough to give it."""
+    """The answer, where the head was enough to refuse it."""
     abandoned: bool = False
-    """Whether the client has left: there is nobody to answer."""
+    """Set when the client disconnects."""
 
     def header(self, name: bytes) -> str | None:
-        """A header's value by its lower-case name."""
+        """Decode a header's value by its lower-case name; None if there is no such header."""
         value = self.headers.get(name)
         return None if value is None else value.decode("latin-1")
 
 
 class Response(msgspec.Struct, frozen=True, gc=False):
-    """A whole answer."""
+    """A whole answer to a request."""
 
     status: int
     headers: Headers
     body: bytes
     close: bool = False
-    """End the connection after it."""
+    """Whether the connection ends after it."""
 
 
 class ErrorDetail(msgspec.Struct, frozen=True, gc=False):
-    """What went wrong: a stable code, a sentence for people, and the field at fault."""
+    """A stable code, a sentence for people, and the JSON path of the field at fault."""
 
     code: str
     message: str
@@ -62,13 +62,13 @@ class ErrorDetail(msgspec.Struct, frozen=True, gc=False):
 
 
 class ErrorBody(msgspec.Struct, frozen=True, gc=False):
-    """The body of an error, outside the paths of the Open Inference Protocol."""
+    """Body of an error answer, outside the paths of the Open Inference Protocol."""
 
     error: ErrorDetail
 
 
 def problem_response(problem: Problem) -> Response:
-    """An error's answer: `{"error": {"code", "message", "path"}}`."""
+    """Make a problem's answer: `{"error": {"code", "message", "path"}}`."""
     path = UNSET if problem.path is None else problem.path
     body = ErrorBody(ErrorDetail(problem.code, problem.message, path))
     return Response(problem.status, JSON + problem.headers, encode(body))

@@ -1,4 +1,4 @@
-"""All connections of a listening socket, and how they end."""
+"""Accepts connections on a listening socket, keeps their clock and ends them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ _TICK_SECONDS = 0.25
 
 
 class Transport:
-    """Serves a Core on a listening socket."""
+    """Serves a Core on a listening socket; calls `on_tick` four times a second."""
 
     def __init__(self, core: Core, listener: socket.socket, limits: Limits, on_tick: Callable[[], None]) -> None:
-        """`on_tick` is called a few times a second."""
         self._listener = listener
-        self._shared = Shared(core, limits)
+        self._shared = Shared(core, limits, on_close=self._connection_closed)
         self._server: asyncio.Server | None = None
         self._ended = asyncio.Event()
         self._stopping = False
         self._on_tick = on_tick
-        self._shared.on_close = self._connection_closed
 
     @property
     def in_flight(self) -> int:
@@ -34,11 +32,11 @@ class Transport:
 
     @property
     def connections(self) -> int:
-        """Clients that are connected."""
+        """Connected clients."""
         return len(self._shared.connections)
 
     async def accept(self) -> None:
-        """Take connections from now on."""
+        """Accept connections from now on."""
         self._refresh()
         self._server = await asyncio.get_running_loop().create_server(
             lambda: Connection(self._shared), sock=self._listener, backlog=BACKLOG
@@ -54,23 +52,23 @@ class Transport:
             self.stop_accepting()
 
     def drain(self) -> None:
-        """Let every answer from now on be its connection's last."""
+        """Make every answer from now on its connection's last."""
         self._shared.draining = True
 
     def stop_accepting(self) -> None:
-        """Take no new connections; those that are open are served on.
+        """Accept no new connections; open ones are served on.
 
-        A listening socket that is shared lives on in whoever shares it, with all connections that wait in its queue.
+        A shared listening socket lives on in the processes that share it, with the connections in its backlog.
         """
         if self._server:
             self._server.close()
 
     def stop(self) -> None:
-        """Close idle connections and let `serve` return when the last request in flight is answered."""
+        """Close idle connections; `serve` returns when the last request in flight is answered."""
         self.drain()
         self._stopping = True
         for connection in list(self._shared.connections):
-            connection.stop()
+            connection.close_if_idle()
         self._connection_closed()
 
     def _connection_closed(self) -> None:
@@ -85,7 +83,7 @@ class Transport:
                     connection.check()
                 self._on_tick()
             except Exception:
-                log.logger.exception("a periodic check failed")
+                log.logger.exception("periodic_check_failed")
             await asyncio.sleep(_TICK_SECONDS)
 
     def _refresh(self) -> None:
