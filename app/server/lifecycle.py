@@ -192,7 +192,13 @@ def _open_prediction_log(settings: Settings) -> PredictionLog | None:
 def _describe(manifest: Manifest, settings: Settings) -> bytes:
     from .protocol.openapi import describe  # seldom wanted
 
-    return describe(manifest, settings)
+    return describe(
+        manifest,
+        max_rows=settings.max_rows,
+        max_body_bytes=settings.max_body_bytes,
+        timeout_ms=settings.timeout_ms,
+        needs_key=settings.api_key is not None,
+    )
 
 
 def _load(settings: Settings) -> Model:

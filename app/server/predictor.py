@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-import msgspec
 import numpy as np
 
 from .batching import Batcher, Job, Outcome, Share
@@ -15,20 +14,11 @@ from .http.messages import JSON, Request, Response, encode
 from .model.manifest import Manifest
 from .model.tensors import DTYPES, Inputs
 from .protocol.open_inference import V2, InferRequest
-from .protocol.predict_json import Decoder, Rows
+from .protocol.predict_json import MAX_TIMEOUT_MS, Decoder, ModelId, Rows
 from .telemetry.prediction_log import PredictionLog
 
 Answer = Callable[[Request, "Response | Problem", "Share | None"], None]
 """Takes a request's answer, and the run that it came from."""
-LONGEST_TIMEOUT_MS = 3_600_000
-"""That a client may ask for."""
-
-
-class ModelId(msgspec.Struct, frozen=True):
-    """Which model answered."""
-
-    name: str
-    version: str
 
 
 class Predictor:
@@ -122,7 +112,7 @@ class Predictor:
 
 
 def _seconds(timeout: bytes) -> float:
-    if not timeout.isdigit() or len(timeout) > 12 or not 0 < int(timeout) <= LONGEST_TIMEOUT_MS:
-        message = f"must be milliseconds from 1 to {LONGEST_TIMEOUT_MS}"
+    if not timeout.isdigit() or len(timeout) > 12 or not 0 < int(timeout) <= MAX_TIMEOUT_MS:
+        message = f"must be milliseconds from 1 to {MAX_TIMEOUT_MS}"
         raise Problem(400, "bad_header", message, path="X-Request-Timeout-Ms")
     return int(timeout) / 1000

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from .manifest import Datatype
+from .datatypes import NUMPY_NAMES, Datatype
 
 Array: TypeAlias = npt.NDArray[Any]
 Tensors: TypeAlias = dict[str, Array]
@@ -17,21 +16,7 @@ Tensors: TypeAlias = dict[str, Array]
 Inputs: TypeAlias = "Tensors | list[Any]"
 """What one request sent: its tensors; or, for a model with one input, a row of numbers to be joined with others."""
 
-DTYPES: dict[Datatype, np.dtype[Any]] = {
-    "BOOL": np.dtype(np.bool_),
-    "INT8": np.dtype(np.int8),
-    "INT16": np.dtype(np.int16),
-    "INT32": np.dtype(np.int32),
-    "INT64": np.dtype(np.int64),
-    "UINT8": np.dtype(np.uint8),
-    "UINT16": np.dtype(np.uint16),
-    "UINT32": np.dtype(np.uint32),
-    "UINT64": np.dtype(np.uint64),
-    "FP16": np.dtype(np.float16),
-    "FP32": np.dtype(np.float32),
-    "FP64": np.dtype(np.float64),
-    "BYTES": np.dtype(np.object_),
-}
+DTYPES: dict[Datatype, np.dtype[Any]] = {datatype: np.dtype(name) for datatype, name in NUMPY_NAMES.items()}
 """Of each datatype of the Open Inference Protocol; the elements of BYTES are str."""
 
 

@@ -9,9 +9,8 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from ..model.manifest import Input, Manifest, Output
-from ..predictor import ModelId
 from .open_inference import InputParameters, RequestBody, RequestedOutput, Size
-from .predict_json import array_type, lone_type, row_type, scalar_type
+from .predict_json import ModelId, array_type, lone_type, row_type, scalar_type
 
 Type: TypeAlias = Any
 
@@ -102,7 +101,7 @@ def _described(tensor: Input, what: Type) -> Type:
 
 
 def _answer(index: int, tensor: Output, row_shape: list[int]) -> Type:
-    """See codec.Encoder."""
+    """The type of one row's answer, as predict_json.Encoder makes it."""
     if tensor.labels and not row_shape:
         return Literal[tuple(tensor.labels)]
     value = scalar_type(tensor.datatype)

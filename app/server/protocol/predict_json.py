@@ -13,13 +13,23 @@ import msgspec
 import numpy as np
 
 from ..errors import Problem
-from ..model.manifest import FLOATS, INTEGERS, Datatype, Input, Manifest, Output
+from ..model.datatypes import FLOATS, INTEGERS, Datatype
+from ..model.manifest import Input, Manifest, Output
 from ..model.tensors import DTYPES, Array, Inputs, Tensors
 from . import strict_json
 from .images import ImageReader
 
 _all = np.logical_and.reduce
 _OPENING = re.compile(rb"[\s\[]*")
+MAX_TIMEOUT_MS = 3_600_000
+"""Longest X-Request-Timeout-Ms that a client may send."""
+
+
+class ModelId(msgspec.Struct, frozen=True):
+    """Name and version of the model that answered."""
+
+    name: str
+    version: str
 
 
 class Rows(msgspec.Struct, frozen=True, gc=False):
