@@ -110,14 +110,14 @@ class _Server:
     def _open(self, model: Model) -> None:
         from .batching import Batcher, QueueLimits
         from .predictor import Predictor
-        from .telemetry.drift import Monitor
+        from .telemetry.drift import DriftCounters
 
         settings, manifest = self._settings, model.manifest
         limits = QueueLimits(
             rows=settings.max_queue_rows, bytes=settings.max_queue_bytes, seconds=settings.queue_seconds
         )
         batcher = Batcher(model, limits, self._metrics, shapes_vary=model.shapes_vary)
-        self._metrics.open(manifest.name, manifest.version, Monitor(manifest))
+        self._metrics.open(manifest.name, manifest.version, DriftCounters(manifest))
         self._metrics.watch("model_waiting_rows", "Rows that wait for the model", lambda: batcher.waiting_rows)
         self._ticks.append(batcher.drop)
         predictor = Predictor(

@@ -21,7 +21,7 @@ from server.batching import Batcher, QueueLimits
 from server.http.connection import Connection, Limits, Shared
 from server.model.loaded_model import load_model
 from server.predictor import Predictor
-from server.telemetry.drift import Monitor
+from server.telemetry.drift import DriftCounters
 from server.telemetry.metrics import Metrics
 
 _ROUNDS, _PASSES = 300, 7
@@ -43,7 +43,7 @@ def _connections(folder: Path, count: int) -> list[Connection]:
     app = App(metrics, None)
     limits = QueueLimits(rows=4096, bytes=2**27, seconds=5.0)
     batcher = Batcher(model, limits, metrics, shapes_vary=model.shapes_vary)
-    metrics.open(manifest.name, manifest.version, Monitor(manifest))
+    metrics.open(manifest.name, manifest.version, DriftCounters(manifest))
     app.open(Predictor(manifest, batcher, max_rows=4096, timeout_seconds=30, answer=app.answer), lambda: b"{}")
     shared = Shared(app, Limits(body_bytes=2**22, all_bodies_bytes=2**27))
     connections = [Connection(shared) for _ in range(count)]

@@ -19,7 +19,7 @@ from server.errors import Problem
 from server.http.messages import Request, Response
 from server.model.manifest import Input, Manifest, Output
 from server.predictor import Predictor
-from server.telemetry.drift import Monitor
+from server.telemetry.drift import DriftCounters
 from server.telemetry.metrics import Metrics
 
 KEY = b"0123456789abcdef"
@@ -66,7 +66,7 @@ class Served:
             self.run(self.load)
 
     def load(self) -> None:
-        self.metrics.open("m", "7", Monitor(MANIFEST))
+        self.metrics.open("m", "7", DriftCounters(MANIFEST))
         limits = QueueLimits(rows=100, bytes=10_000, seconds=1)
         batcher = Batcher(Sums(), limits, self.metrics, shapes_vary=False)
         self.metrics.watch("model_waiting_rows", "Rows", lambda: batcher.waiting_rows)
