@@ -24,7 +24,7 @@ from .predictor import Predictor
 from .protocol.docs_page import read_page
 from .protocol.open_inference import error_body
 from .settings import Settings
-from .telemetry.drift import Monitor
+from .telemetry.drift import DriftCounters
 from .telemetry.metrics import Metrics
 from .telemetry.prediction_log import PredictionLog
 from .telemetry.tracing import Run, Tracer
@@ -92,7 +92,7 @@ class App:
             answer=self.answer,
             prediction_log=prediction_log,
         )
-        metrics.model_loaded(manifest.name, manifest.version, Monitor(manifest))
+        metrics.model_loaded(manifest.name, manifest.version, DriftCounters(manifest))
         metrics.watch("model_waiting_rows", "Rows that wait for the model", lambda: batcher.waiting_rows)
         if self._tracer:
             self._tracer.model_loaded(manifest.name, manifest.version)
@@ -107,7 +107,14 @@ class App:
         def document() -> Response:
             from .protocol.openapi import describe  # seldom wanted
 
-            return Response(200, JSON, describe(manifest, settings))
+            body = describe(
+                manifest,
+                max_rows=settings.max_rows,
+                max_body_bytes=settings.max_body_bytes,
+                timeout_ms=settings.timeout_ms,
+                needs_key=settings.api_key is not None,
+            )
+            return Response(200, JSON, body)
 
         self._routes["/predict"] = Route(_WRITE, predictor.predict, _BODY_TYPES)
         self._routes["/openapi.json"] = Route(_READ, lambda request: self.answer(request, document()))

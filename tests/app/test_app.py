@@ -407,7 +407,7 @@ def test_metrics_count_by_path_and_code(served: Served) -> None:
     assert samples["model_requests_total", ("code", "404"), ("path", "other")] == 2
     assert samples["model_requests_total", ("code", "400"), ("path", "other")] == 1
     for phase in ("queue", "run", "total"):
-        assert samples["model_request_seconds_count", ("phase", phase)] == 2
+        assert samples["model_request_duration_seconds_count", ("phase", phase)] == 2
     assert samples["model_batch_rows_sum",] == 4
     assert samples["model_waiting_rows",] == 0
     assert samples["model_info", ("name", "m"), ("version", "7")] == 1

@@ -14,10 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from server.errors import StartError
 from server.model.manifest import Manifest, parse_manifest
 from server.model.tensors import DTYPES
-from server.telemetry.drift import Monitor
+from server.telemetry.drift import DriftCounters
 
 Samples = dict[tuple[str, ...], float]
-"""By name, column, and bin where there is one."""
+"""By name, side, column, and bin or kind."""
 NUMBERS = {"kind": "numeric", "min": -2, "max": 2.5, "edges": [-1, 0, 0.1, 1.5], "counts": [10, 20, 30, 30, 10]}
 
 
@@ -39,14 +39,14 @@ def one_input(datatype: str, profile: Any, **more: Any) -> Manifest:
     return manifest([tensor("x", datatype, -1, **more)], [tensor("y", "FP32", -1)], {"x": profile}, {})
 
 
-def scrape(monitor: Monitor) -> Samples:
+def scrape(monitor: DriftCounters) -> Samples:
     registry = CollectorRegistry()
     registry.register(monitor)
     samples: Samples = {}
     for family in text_string_to_metric_families(generate_latest(registry).decode()):
         for sample in family.samples:
-            column = sample.labels.get("feature") or sample.labels["output"]
-            key = (sample.name, column, *([sample.labels["bin"]] if "bin" in sample.labels else []))
+            labels = sample.labels
+            key = (sample.name, labels["side"], labels["column"], labels["kind" if "kind" in labels else "bin"])
             assert key not in samples
             samples[key] = sample.value
     return samples
@@ -54,13 +54,13 @@ def scrape(monitor: Monitor) -> Samples:
 
 def after(described: Manifest, values: list[Any], dtype: Any = None) -> dict[str, float]:
     """The counters, by "bin <bin>" or what else is counted, once `values` of the input x have been seen."""
-    monitor = Monitor(described)
+    monitor = DriftCounters(described)
     dtype = dtype or DTYPES[described.inputs[0].datatype]
     monitor.note({"x": np.array(values, dtype=dtype)}, {"y": np.zeros(len(values), np.float32)})
     return {
-        " ".join((name.removeprefix("model_feature_").removesuffix("_total"), *labels[1:])): value
-        for (name, *labels), value in scrape(monitor).items()
-        if value and not name.endswith("_ratio")
+        f"bin {what}" if name == "model_values_total" else what: value
+        for (name, *_, what), value in scrape(monitor).items()
+        if value and name != "model_reference_ratio"
     }
 
 
@@ -137,25 +137,24 @@ def slowly(side: str, column: str, values: list[Any], *, nullable: bool = False)
     numeric = hasattr(profile, "edges")
     bins = [str(index) for index in range(len(profile.counts))] if numeric else {*profile.categories, "other"}
     counts: Counter[str] = Counter()
-    apart = dict.fromkeys(["missing", "nan", "out_of_range" if numeric else "unseen"], 0)
+    unusual = dict.fromkeys(["missing", "nan", "out_of_range" if numeric else "unseen"], 0)
     for value in values:
         if isinstance(value, float) and not math.isfinite(value):
-            apart["missing" if nullable and math.isnan(value) else "nan"] += 1
+            unusual["missing" if nullable and math.isnan(value) else "nan"] += 1
         elif numeric:
             counts[str(sum(value > edge for edge in profile.edges))] += 1
-            apart["out_of_range"] += not profile.min <= value <= profile.max
+            unusual["out_of_range"] += not profile.min <= value <= profile.max
         else:
             counts[value if value in profile.categories else "other"] += 1
-            apart["unseen"] += value not in profile.categories
+            unusual["unseen"] += value not in profile.categories
     reference = dict(zip(bins, profile.counts, strict=True)) if numeric else profile.categories
-    prefix = f"model_{side}"
     return (
-        {(f"{prefix}_bin_total", column, name): counts[name] for name in bins}
+        {("model_values_total", side, column, name): counts[name] for name in bins}
         | {
-            (f"{prefix}_reference_ratio", column, name): reference.get(name, 0) / sum(reference.values())
+            ("model_reference_ratio", side, column, name): reference.get(name, 0) / sum(reference.values())
             for name in bins
         }
-        | {(f"{prefix}_{name}_total", column): count for name, count in apart.items()}
+        | {("model_unusual_values_total", side, column, kind): count for kind, count in unusual.items()}
     )
 
 
@@ -163,7 +162,7 @@ def slowly(side: str, column: str, values: list[Any], *, nullable: bool = False)
 def test_what_is_counted_is_what_a_loop_over_the_values_counts(seed: int, rows: int) -> None:
     random = np.random.default_rng(seed)
     inputs, outputs = some_rows(random, rows)
-    monitor = Monitor(MIXED)
+    monitor = DriftCounters(MIXED)
     first = 0
     while first < rows:
         last = first + int(random.choice([1, 2, 30, 5000]))
@@ -193,9 +192,11 @@ def test_what_is_counted_is_what_a_loop_over_the_values_counts(seed: int, rows: 
     )
     found = scrape(monitor)
     assert found == expected
-    for side, column in {(name.split("_")[1], column) for name, column, *_ in found}:
-        bins = [value for key, value in found.items() if key[:2] == (f"model_{side}_bin_total", column)]
-        assert sum(bins) + sum(found[f"model_{side}_{kind}_total", column] for kind in ("missing", "nan")) == rows
+    for column in {key[1:3] for key in found}:
+        bins = [value for key, value in found.items() if key[:3] == ("model_values_total", *column)]
+        assert (
+            sum(bins) + sum(found["model_unusual_values_total", *column, kind] for kind in ("missing", "nan")) == rows
+        )
 
 
 def test_the_stability_index_from_the_exposition_is_that_of_the_raw_data() -> None:
@@ -213,13 +214,15 @@ def test_the_stability_index_from_the_exposition_is_that_of_the_raw_data() -> No
     counts = np.rint(shares(training) * len(training)).astype(int).tolist()
     profile = {"kind": "numeric", "min": training.min(), "max": training.max(), "edges": list(edges), "counts": counts}
     described = one_input("FP32", profile)
-    replicas = [Monitor(described), Monitor(described)]
+    replicas = [DriftCounters(described), DriftCounters(described)]
     for number, row in enumerate(live):
         replicas[number % 3 == 0].note({"x": np.array([row])}, {"y": np.zeros(1, np.float32)})
     found = [scrape(monitor) for monitor in replicas]
 
-    bins = np.array([sum(one["model_feature_bin_total", "x", str(index)] for one in found) for index in range(10)])
-    reference = np.array([found[0]["model_feature_reference_ratio", "x", str(index)] for index in range(10)])
+    bins = np.array(
+        [sum(one["model_values_total", "feature", "x", str(index)] for one in found) for index in range(10)]
+    )
+    reference = np.array([found[0]["model_reference_ratio", "feature", "x", str(index)] for index in range(10)])
     assert bins.sum() == len(live)
     psi = index(bins / bins.sum(), reference)
     assert psi == pytest.approx(index(shares(live.astype(np.float64)), shares(training)))
@@ -266,24 +269,24 @@ def test_numbers_may_be_categories() -> None:
 
 def test_labels_of_a_rows_values_are_not_those_of_classes() -> None:
     votes = tensor("votes", "INT64", -1, 2, labels=["no", "yes"])
-    monitor = Monitor(manifest([tensor("x", "FP32", -1)], [votes], {}, {"votes[yes]": categories("0", "1")}))
+    monitor = DriftCounters(manifest([tensor("x", "FP32", -1)], [votes], {}, {"votes[yes]": categories("0", "1")}))
     monitor.note({"x": np.zeros(3)}, {"votes": np.array([[0, 1], [5, 1], [0, 0]])})
     found = scrape(monitor)
-    assert [found["model_output_bin_total", "votes[yes]", name] for name in ("0", "1", "other")] == [1, 2, 0]
+    assert [found["model_values_total", "output", "votes[yes]", name] for name in ("0", "1", "other")] == [1, 2, 0]
 
 
 def test_arrays_of_another_type_or_layout_are_counted_by_value() -> None:
     described = one_input("INT64", categories("1", "2"))
     assert after(described, [1, 2, 3, 2], np.int8) == after(described, [1, 2, 3, 2])
-    monitor = Monitor(described)
+    monitor = DriftCounters(described)
     monitor.note({"x": np.array([[1, 2, 3, 2]] * 2).T[:, 0]}, {})
-    assert scrape(monitor)["model_feature_bin_total", "x", "2"] == 2
+    assert scrape(monitor)["model_values_total", "feature", "x", "2"] == 2
 
 
 @pytest.mark.parametrize("batching", ["fixed", "none"])
 def test_models_without_free_batches_are_counted_row_by_row(batching: str) -> None:
     shape = [8] if batching == "fixed" else []
-    monitor = Monitor(
+    monitor = DriftCounters(
         manifest(
             [tensor("x", "FP32", *shape, 2)],
             [tensor("y", "INT64", *shape, labels=["a", "b"])],
@@ -294,20 +297,20 @@ def test_models_without_free_batches_are_counted_row_by_row(batching: str) -> No
     )
     monitor.note({"x": np.array([[9, 0.05], [9, 1]], np.float32)}, {"y": np.array([0, 1])})
     found = scrape(monitor)
-    assert [found["model_feature_bin_total", "x[1]", name] for name in "0123"] == [0, 0, 1, 1]
-    assert [found["model_output_bin_total", "y", name] for name in "ab"] == [1, 1]
+    assert [found["model_values_total", "feature", "x[1]", name] for name in "0123"] == [0, 0, 1, 1]
+    assert [found["model_values_total", "output", "y", name] for name in "ab"] == [1, 1]
 
 
 def test_without_a_profile_nothing_is_kept_or_shown() -> None:
     described = manifest([tensor("x", "FP32", -1)], [tensor("y", "FP32", -1)], {}, {}, profile=None)
-    monitor = Monitor(described)
+    monitor = DriftCounters(described)
     monitor.note({"x": np.zeros(10)}, {"y": np.zeros(10)})
     assert list(monitor.collect()) == []
 
 
 def test_a_numeric_profile_of_strings_is_refused() -> None:
     with pytest.raises(StartError, match=r"'x' in model\.json must be categorical"):
-        Monitor(one_input("BYTES", NUMBERS))
+        DriftCounters(one_input("BYTES", NUMBERS))
 
 
 @pytest.mark.parametrize(
@@ -318,7 +321,7 @@ def test_a_numeric_profile_of_strings_is_refused() -> None:
     ],
 )
 def test_what_waits_to_be_counted_is_bounded(datatype: str, profile: Any, batch: Callable[[], Any]) -> None:
-    monitor = Monitor(one_input(datatype, profile))
+    monitor = DriftCounters(one_input(datatype, profile))
     waiting: list[int] = []
     for _ in range(4200):
         monitor.note({"x": batch()}, {"y": np.zeros(1, np.float32)})

@@ -71,8 +71,19 @@ def named_model(tmp_path: Path) -> Path:
     )
 
 
+def described(manifest: Manifest, **environment: str) -> bytes:
+    settings = read_settings(environment)
+    return describe(
+        manifest,
+        max_rows=settings.max_rows,
+        max_body_bytes=settings.max_body_bytes,
+        timeout_ms=settings.timeout_ms,
+        needs_key=settings.api_key is not None,
+    )
+
+
 def documented(manifest: Manifest, **environment: str) -> dict[str, Any]:
-    document = json.loads(describe(manifest, read_settings(environment)))
+    document = json.loads(described(manifest, **environment))
     schemathesis.openapi.from_dict(document).validate()
     return document
 
@@ -300,7 +311,7 @@ def test_answers_are_described_by_labels_and_shapes() -> None:
 
 def test_a_key_is_asked_for_where_the_server_asks_for_it(tmp_path: Path) -> None:
     (tmp_path / "key").write_text(KEY)
-    text = describe(read_manifest(MODEL / "model.json"), read_settings({"API_KEY_FILE": str(tmp_path / "key")}))
+    text = described(read_manifest(MODEL / "model.json"), API_KEY_FILE=str(tmp_path / "key"))
     assert KEY.encode() not in text
     paths = json.loads(text)["paths"]
     secured = {path for path, item in paths.items() for operation in item.values() if "security" in operation}

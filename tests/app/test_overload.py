@@ -142,4 +142,4 @@ def test_at_twice_its_capacity_it_does_as_much_as_at_its_best(start_server: Star
     assert wrong is None, wrong
     metrics = server.get("/metrics").text
     assert "model_waiting_rows 0.0" in metrics
-    assert "model_expired_total 0.0" in metrics
+    assert "model_requests_expired_total 0.0" in metrics

@@ -270,7 +270,7 @@ def test_who_leaves_while_waiting_is_not_computed_for(start_server: StartServer,
         eventually(lambda: metrics(server)["model_waiting_rows"] == 5)
         for connection in leaving:
             connection.close()
-        eventually(lambda: metrics(server)["model_abandoned_total"] == 5)
+        eventually(lambda: metrics(server)["model_requests_abandoned_total"] == 5)
         assert b"1000001.0" in first.recv(1_000)
     assert server.post('{"input": [1]}').status_code == 200
     assert metrics(server)["model_batch_rows_sum"] == 2
@@ -286,7 +286,7 @@ def test_a_request_whose_time_is_up_is_not_computed(start_server: StartServer, t
         assert late.status_code in (429, 504)
         assert first.result().status_code == 200
     samples = metrics(server)
-    assert samples["model_expired_total"] + samples["model_shed_total"] == 1
+    assert samples["model_requests_expired_total"] + samples["model_requests_shed_total"] == 1
     assert samples["model_batch_rows_sum"] == 1
 
 

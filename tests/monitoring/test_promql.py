@@ -37,8 +37,8 @@ FIRST = {"age": {"0": 4, "1": 12, "2": 20, "3": 0}, "city": {"Aix": 30, "Bonn": 
 SECOND = {"age": {"0": 0, "1": 20, "2": 5, "3": 3}, "city": {"Aix": 4, "Bonn": 22, "other": 2}}
 FIRST_OUTPUT = {"no": 35, "yes": 2}
 SECOND_OUTPUT = {"no": 24, "yes": 4}
-APART = {("missing", "age"): 3, ("nan", "age"): 1, ("out_of_range", "age"): 4, ("unseen", "city"): 6}
-"""What each of the two counts apart a minute."""
+UNUSUAL = {("missing", "age"): 3, ("nan", "age"): 1, ("out_of_range", "age"): 4, ("unseen", "city"): 6}
+"""Unusual values that each of the two counts a minute."""
 SECONDS_BUCKETS = {"0.01": 50, "0.1": 90, "1.0": 98, "+Inf": 100}
 REQUESTS = {("/predict", "200"): 90, ("/v2/models/m/infer", "429"): 6, ("/predict", "503"): 4, ("/metrics", "200"): 4}
 
@@ -69,22 +69,24 @@ def replica(
     made = [series("model_info", who | {"name": "m", "version": version}, start=1)]
     for feature, reference in REFERENCE.items():
         for each, ratio in reference.items():
-            labels = who | {"feature": feature, "bin": each}
-            made.append(series("model_feature_bin_total", labels, a_minute=bins[feature][each]))
-            made.append(series("model_feature_reference_ratio", labels, start=ratio))
+            labels = who | {"side": "feature", "column": feature, "bin": each}
+            made.append(series("model_values_total", labels, a_minute=bins[feature][each]))
+            made.append(series("model_reference_ratio", labels, start=ratio))
     for each, ratio in OUTPUT_REFERENCE.items():
-        labels = who | {"output": "buys", "bin": each}
-        made.append(series("model_output_bin_total", labels, a_minute=outputs[each]))
-        made.append(series("model_output_reference_ratio", labels, start=ratio))
+        labels = who | {"side": "output", "column": "buys", "bin": each}
+        made.append(series("model_values_total", labels, a_minute=outputs[each]))
+        made.append(series("model_reference_ratio", labels, start=ratio))
     for side, column in (("feature", "age"), ("feature", "city"), ("output", "buys")):
         kinds = ("missing", "nan", "out_of_range" if column == "age" else "unseen")
         for kind in kinds:
-            count = APART.get((kind, column), 0)
-            made.append(series(f"model_{side}_{kind}_total", who | {side: column}, a_minute=count))
+            labels = who | {"side": side, "column": column, "kind": kind}
+            made.append(series("model_unusual_values_total", labels, a_minute=UNUSUAL.get((kind, column), 0)))
     for phase, times in (("run", 1), ("total", 2)):
         for le, count in SECONDS_BUCKETS.items():
             made.append(
-                series("model_request_seconds_bucket", who | {"phase": phase, "le": le}, a_minute=count * times)
+                series(
+                    "model_request_duration_seconds_bucket", who | {"phase": phase, "le": le}, a_minute=count * times
+                )
             )
     for (path, code), count in REQUESTS.items():
         made.append(series("model_requests_total", who | {"path": path, "code": code}, a_minute=count))
@@ -151,10 +153,10 @@ def test_every_query_gives_what_python_computes(promtool: list[str], tmp_path: P
     sides = {"age": "feature", "city": "feature", "buys": "output"}
     values = {column: all_sizes[column] + 60 * 2 * (4 if column == "age" else 0) for column in sides}
 
-    def apart(kind: str, *columns: str) -> dict[str, float]:
+    def unusual(kind: str, *columns: str) -> dict[str, float]:
         return {
             labels(job="m", name="m", version="1", side=sides[column], column=column, kind=kind): (
-                60 * 2 * APART.get((kind, column), 0) / values[column]
+                60 * 2 * UNUSUAL.get((kind, column), 0) / values[column]
             )
             for column in columns
         }
@@ -164,14 +166,14 @@ def test_every_query_gives_what_python_computes(promtool: list[str], tmp_path: P
 
     phases = {labels(job="m", phase=phase): 1.0 for phase in ("run", "total")}
     expected: dict[str, dict[str, float]] = {
-        "PSI of each feature over all replicas": {labels(feature=name): score for name, score in scores.items()},
-        "Its sample size": {labels(feature=name): size for name, size in sizes.items()},
+        "PSI of each feature over all replicas": {labels(column=name): score for name, score in scores.items()},
+        "Its sample size": {labels(column=name): size for name, size in sizes.items()},
         "PSI by version, from the rules": by_column(all_scores),
         "Its sample size by version, from the rules": by_column(all_sizes),
-        "Missing": apart("missing", *sides),
-        "NaN or infinite": apart("nan", *sides),
-        "Out of the training data's range": apart("out_of_range", "age"),
-        "Categories not seen in training": apart("unseen", "city", "buys"),
+        "Missing": unusual("missing", *sides),
+        "NaN or infinite": unusual("nan", *sides),
+        "Out of the training data's range": unusual("out_of_range", "age"),
+        "Categories not seen in training": unusual("unseen", "city", "buys"),
         "Latency: the 99th percentile by phase": phases,
         "Latency: the median": {labels(job="m"): 0.01},
         "Predictions a second": {labels(job="m"): 2 * 100 / 60},
@@ -210,9 +212,7 @@ def test_versions_are_not_mixed(promtool: list[str], tmp_path: Path) -> None:
 
 def test_silence_has_no_score(promtool: list[str], tmp_path: Path) -> None:
     nothing = {feature: dict.fromkeys(reference, 0.0) for feature, reference in REFERENCE.items()}
-    idle = [
-        each for each in replica("a", "1", nothing, dict.fromkeys(OUTPUT_REFERENCE, 0)) if "_bin_" in each["series"]
-    ]
+    idle = [each for each in replica("a", "1", nothing, dict.fromkeys(OUTPUT_REFERENCE, 0)) if "bin=" in each["series"]]
     check(
         promtool,
         tmp_path,
@@ -269,7 +269,11 @@ def test_each_alert_fires_when_it_should(promtool: list[str], tmp_path: Path) ->
             "input_series": [
                 series("model_info", {"job": "m", "instance": "a", "name": "m", "version": "1"}, start=1),
                 *(
-                    series("model_request_seconds_bucket", {"job": "m", "phase": "total", "le": le}, a_minute=count)
+                    series(
+                        "model_request_duration_seconds_bucket",
+                        {"job": "m", "phase": "total", "le": le},
+                        a_minute=count,
+                    )
                     for le, count in {"1.0": 50, "2.5": 100, "+Inf": 100}.items()
                 ),
             ],

@@ -10,25 +10,12 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the import, as in the server
 import numpy as np
 import onnxruntime  # pyright: ignore[reportMissingTypeStubs] - it ships none
 
+from server.model.datatypes import ONNX_TYPES
 from tools.model.converted import Converted
 from tools.model.problem import ModelError
 from tools.model.tensors import Tensor, Tensors
 
-_TYPES = {
-    "tensor(bool)": "BOOL",
-    "tensor(int8)": "INT8",
-    "tensor(int16)": "INT16",
-    "tensor(int32)": "INT32",
-    "tensor(int64)": "INT64",
-    "tensor(uint8)": "UINT8",
-    "tensor(uint16)": "UINT16",
-    "tensor(uint32)": "UINT32",
-    "tensor(uint64)": "UINT64",
-    "tensor(float16)": "FP16",
-    "tensor(float)": "FP32",
-    "tensor(double)": "FP64",
-    "tensor(string)": "BYTES",
-}
+_DATATYPES = {onnx: datatype for datatype, onnx in ONNX_TYPES.items()}
 _CHUNK = 256
 _runtime = cast(Any, onnxruntime)
 
@@ -79,7 +66,7 @@ class Session:
         """What the model gives; sizes that its file leaves open and that are all alike in `answers` stay open."""
         tensors: list[Tensor] = []
         for output in self._session.get_outputs():
-            if output.type not in _TYPES:
+            if output.type not in _DATATYPES:
                 raise ModelError(f"output {output.name} is {output.type}, and the server answers with tensors only")
             shape = [size if isinstance(size, int) else -1 for size in output.shape]
             row = shape if self._batching == "none" else shape[1:]
@@ -87,7 +74,7 @@ class Session:
                 raise ModelError(
                     f"output {output.name} has shape {shape} in its file, but {answers[output.name].shape}"
                 )
-            tensors.append(Tensor(name=output.name, datatype=_TYPES[output.type], row=tuple(row)))
+            tensors.append(Tensor(name=output.name, datatype=_DATATYPES[output.type], row=tuple(row)))
         return tensors
 
 

@@ -10,24 +10,8 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from ..errors import StartError
+from .datatypes import FLOATS, INTEGERS, Datatype
 
-Datatype = Literal[
-    "BOOL",
-    "INT8",
-    "INT16",
-    "INT32",
-    "INT64",
-    "UINT8",
-    "UINT16",
-    "UINT32",
-    "UINT64",
-    "FP16",
-    "FP32",
-    "FP64",
-    "BYTES",
-]
-FLOATS = frozenset({"FP16", "FP32", "FP64"})
-INTEGERS = frozenset({"INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"})
 Batching = Literal["dynamic", "fixed", "none"]
 _NO_MEMBER = re.compile(r'["\\\x00-\x1f]')
 """What the key of a JSON object would have to escape."""

@@ -14,27 +14,13 @@ import onnxruntime  # pyright: ignore[reportMissingTypeStubs] - it ships none
 
 from ..errors import Problem, StartError
 from . import cpu
+from .datatypes import ONNX_TYPES
 from .manifest import Input, Manifest, Output
 from .onnx_file import has_external_data
 from .tensors import Array, Tensors, fits
 
 _TINY_BYTES = 2**20
 """Up to this size one thread is faster than the hand-over to several."""
-_ONNX_TYPES = {
-    "BOOL": "tensor(bool)",
-    "INT8": "tensor(int8)",
-    "INT16": "tensor(int16)",
-    "INT32": "tensor(int32)",
-    "INT64": "tensor(int64)",
-    "UINT8": "tensor(uint8)",
-    "UINT16": "tensor(uint16)",
-    "UINT32": "tensor(uint32)",
-    "UINT64": "tensor(uint64)",
-    "FP16": "tensor(float16)",
-    "FP32": "tensor(float)",
-    "FP64": "tensor(double)",
-    "BYTES": "tensor(string)",
-}
 
 
 class _Tensor(Protocol):
@@ -128,7 +114,7 @@ def _check(path: Path, described: list[Input] | list[Output], found: list[_Tenso
         raise StartError(f"{path} has the {kind}s {sorted(tensors)}, model.json has {sorted(names)}")
     for tensor in described:
         actual = tensors[tensor.name]
-        if actual.type != _ONNX_TYPES[tensor.datatype]:
+        if actual.type != ONNX_TYPES[tensor.datatype]:
             raise StartError(f"{path}: {kind} {tensor.name!r} is {actual.type}, model.json has {tensor.datatype}")
         shape = [size if isinstance(size, int) else -1 for size in actual.shape]
         if not fits(tensor.shape, shape):

@@ -9,8 +9,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from .datatypes import NUMPY_NAMES, Datatype
+
 if TYPE_CHECKING:
-    from .manifest import Datatype, Tensor
+    from .manifest import Tensor
 
 Array: TypeAlias = npt.NDArray[Any]
 Tensors: TypeAlias = dict[str, Array]
@@ -29,22 +31,8 @@ class PlainRow(msgspec.Struct, gc=False):
 Inputs: TypeAlias = "Tensors | PlainRow"
 """The rows of one request."""
 
-DTYPES: dict[Datatype, np.dtype[Any]] = {
-    "BOOL": np.dtype(np.bool_),
-    "INT8": np.dtype(np.int8),
-    "INT16": np.dtype(np.int16),
-    "INT32": np.dtype(np.int32),
-    "INT64": np.dtype(np.int64),
-    "UINT8": np.dtype(np.uint8),
-    "UINT16": np.dtype(np.uint16),
-    "UINT32": np.dtype(np.uint32),
-    "UINT64": np.dtype(np.uint64),
-    "FP16": np.dtype(np.float16),
-    "FP32": np.dtype(np.float32),
-    "FP64": np.dtype(np.float64),
-    "BYTES": np.dtype(np.object_),
-}
-"""By datatype of the Open Inference Protocol; the elements of BYTES are str."""
+DTYPES: dict[Datatype, np.dtype[Any]] = {datatype: np.dtype(name) for datatype, name in NUMPY_NAMES.items()}
+"""Of each datatype of the Open Inference Protocol; the elements of BYTES are str."""
 
 
 def stack(rows: list[list[Any]], tensor: Tensor) -> Tensors:

@@ -1,4 +1,4 @@
-"""The answer to GET /openapi.json: OpenAPI 3.1, from the types by which requests are decoded and answers encoded."""
+"""OpenAPI 3.1 for GET /openapi.json, from the types that decode requests and encode answers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from msgspec import Meta
 from ..http.messages import ErrorBody, encode
 from ..model.manifest import Manifest
 from ..model.tensors import Array, PlainRow, stack
-from ..settings import Settings
 from .open_inference import ModelMetadata, ProtocolError, ResponseBody, ServerMetadata
 from .openapi_types import answer_types, infer_type, request_types
 from .predict_json import MAX_TIMEOUT_MS, Decoder
 
 Json: TypeAlias = dict[str, Any]
 
-_MOST_EXAMPLE_VALUES = 64
+_MAX_EXAMPLE_VALUES = 64
 _FAILURES = {
     400: "The request is not HTTP/1.1, a header is wrong, or the body is not JSON, is empty or has a key twice.",
     401: "The key is missing or wrong.",
@@ -34,25 +33,23 @@ _FAILURES = {
     503: "The model is not loaded yet.",
     504: "The request's time was up before the model was free.",
 }
-_OF_EVERY_PATH = (400, 405, 408, 413, 429, 431, 500)
-_OF_PREDICTIONS = (415, 422, 503, 504)
-_SECONDS = {"description": "Seconds after which to try again.", "schema": {"type": "integer", "minimum": 1}}
+_COMMON_FAILURES = (400, 405, 408, 413, 429, 431, 500)
+_PREDICTION_FAILURES = (415, 422, 503, 504)
+_RETRY_AFTER = {"description": "Seconds after which to try again.", "schema": {"type": "integer", "minimum": 1}}
 _HEADERS: dict[int, Json] = {
     401: {"WWW-Authenticate": {"schema": {"const": "Bearer"}}},
     405: {"Allow": {"description": "The methods that the path takes.", "schema": {"type": "string"}}},
-    429: {"Retry-After": _SECONDS},
-    503: {"Retry-After": _SECONDS},
+    429: {"Retry-After": _RETRY_AFTER},
+    503: {"Retry-After": _RETRY_AFTER},
 }
 
 
-def describe(manifest: Manifest, settings: Settings) -> bytes:
-    """The document."""
-    requests = request_types(manifest, settings.max_rows)
-    answers = answer_types(manifest, settings.max_rows)
+def describe(manifest: Manifest, *, max_rows: int, max_body_bytes: int, timeout_ms: int, needs_key: bool) -> bytes:
+    """Encode the document for a model and the server's limits; `timeout_ms` is the default of X-Request-Timeout-Ms."""
+    requests = request_types(manifest, max_rows)
+    answers = answer_types(manifest, max_rows)
     types: dict[str, Any] = {
-        **{f"request {index}": body for index, body in enumerate(requests)},
-        **{f"answer {index}": body for index, body in enumerate(answers)},
-        "infer": infer_type(manifest, settings.max_rows),
+        "infer": infer_type(manifest, max_rows),
         "inferred": ResponseBody,
         "timeout": Annotated[int, Meta(ge=1, le=MAX_TIMEOUT_MS)],
         "length": Annotated[int, Meta(ge=1)],
@@ -63,9 +60,15 @@ def describe(manifest: Manifest, settings: Settings) -> bytes:
         "server": ServerMetadata,
         "model": ModelMetadata,
     }
-    schemas, components = msgspec.json.schema_components(types.values(), ref_template="#/components/schemas/{name}")
-    paths = _Paths(manifest, settings, dict(zip(types, schemas, strict=True)))
-    limits = f"A request body may have {settings.max_body_bytes} bytes and {settings.max_rows} rows."
+    schemas, components = msgspec.json.schema_components(
+        [*requests, *answers, *types.values()], ref_template="#/components/schemas/{name}"
+    )
+    named = dict(zip(types, schemas[-len(types) :], strict=True))
+    named["request"] = {"anyOf": [*schemas[: len(requests)]]}
+    named["answer"] = {"anyOf": [*schemas[len(requests) : -len(types)]]}
+    named["timeout"] |= {"default": timeout_ms}
+    paths = _Paths(manifest, named, needs_key=needs_key)
+    limits = f"A request body may have {max_body_bytes} bytes and {max_rows} rows."
     document: Json = {
         "openapi": "3.1.0",
         "info": {
@@ -76,19 +79,19 @@ def describe(manifest: Manifest, settings: Settings) -> bytes:
         "paths": paths.all(),
         "components": {"schemas": components, "responses": paths.failures(), "parameters": paths.parameters()},
     }
-    if settings.api_key is not None:
+    if needs_key:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     return encode(document)
 
 
 class _Paths:
-    def __init__(self, manifest: Manifest, settings: Settings, schemas: dict[str, Json]) -> None:
+    def __init__(self, manifest: Manifest, schemas: dict[str, Json], *, needs_key: bool) -> None:
         self._manifest = manifest
-        self._settings = settings
         self._schemas = schemas
+        self._needs_key = needs_key
 
     def all(self) -> Json:
-        """Every path of the server."""
+        """Path items, by path."""
         text = {"type": "string"}
         paths = {
             "/predict": self._predict(),
@@ -112,7 +115,7 @@ class _Paths:
         }
 
     def failures(self) -> Json:
-        """The answers that are errors, in both forms."""
+        """Error responses, in the server's own form and in the protocol's."""
         return {
             f"{form}{status}": {
                 "description": description,
@@ -124,7 +127,7 @@ class _Paths:
         }
 
     def parameters(self) -> Json:
-        """The request headers."""
+        """Request headers, by the names that operations refer to."""
         return {
             "RequestId": {
                 "name": "X-Request-Id",
@@ -142,7 +145,7 @@ class _Paths:
                 "name": "X-Request-Timeout-Ms",
                 "in": "header",
                 "description": "How long the request may wait for the model.",
-                "schema": self._schemas["timeout"] | {"default": self._settings.timeout_ms},
+                "schema": self._schemas["timeout"],
             },
             "HeaderLength": {
                 "name": "Inference-Header-Content-Length",
@@ -153,11 +156,7 @@ class _Paths:
         }
 
     def _predict(self) -> Json:
-        bodies, answers = (
-            {"anyOf": [schema for name, schema in self._schemas.items() if name.startswith(f"{kind} ")]}
-            for kind in ("request", "answer")
-        )
-        content = {"schema": bodies, "example": self._manifest.example}
+        content = {"schema": self._schemas["request"], "example": self._manifest.example}
         return self._operation(
             "post",
             {
@@ -166,8 +165,8 @@ class _Paths:
                 "parameters": _references("parameters", "RequestId", "Traceparent", "Timeout"),
                 "requestBody": {"required": True, "content": {"application/json": content}},
             },
-            {"application/json": {"schema": answers}},
-            _OF_PREDICTIONS,
+            self._json("answer"),
+            _PREDICTION_FAILURES,
         )
 
     def _infer(self, name: str) -> Json:
@@ -184,7 +183,7 @@ class _Paths:
             "requestBody": {"required": True, "content": {"application/json": content, **binary}},
         }
         answers = self._json("inferred") | binary
-        return self._operation("post", operation, answers, _OF_PREDICTIONS, v2=True, headers=header)
+        return self._operation("post", operation, answers, _PREDICTION_FAILURES, v2=True, headers=header)
 
     def _ready(self, name: str) -> Json:
         path = self._read(name, "Whether predictions are answered", self._json("ready"), v2=True)
@@ -215,9 +214,9 @@ class _Paths:
         v2: bool = False,
         headers: Json | None = None,
     ) -> Json:
-        """A path that takes one method."""
-        failures = (*_OF_EVERY_PATH, *failures)
-        if method == "post" and self._settings.api_key is not None:
+        """Path item with one method; `content` is that of status 200, `failures` are added to the common ones."""
+        failures = (*_COMMON_FAILURES, *failures)
+        if method == "post" and self._needs_key:
             operation["security"] = [{"key": []}]
             failures = (*failures, 401)
         responses: Json = {
@@ -240,7 +239,7 @@ def _references(kind: str, *names: str) -> list[Json]:
 
 
 def _infer_example(manifest: Manifest) -> Json | None:
-    """The manifest's example for the protocol, unless it is large or a picture."""
+    """Rewrite the manifest's example for /infer; None when it is a picture or has too many values."""
     if any(tensor.image for tensor in manifest.inputs):
         return None
     rows = Decoder(manifest, max_rows=2**31).decode(bytes(manifest.example)).tensors
@@ -248,7 +247,7 @@ def _infer_example(manifest: Manifest) -> Json | None:
     inputs: list[Json] = []
     for tensor in manifest.inputs:
         array = tensors[tensor.name]
-        if array.size > _MOST_EXAMPLE_VALUES:
+        if array.size > _MAX_EXAMPLE_VALUES:
             return None
         if manifest.batching == "none":
             array = array[0]
@@ -259,7 +258,7 @@ def _infer_example(manifest: Manifest) -> Json | None:
 
 
 def _values(array: Array) -> list[Any]:
-    """As they would be written: a float32 is not 5.099999904632568."""
+    """Values as a person writes them: the float32 5.1 is not 5.099999904632568."""
     values: list[Any] = array.ravel().tolist()
     if array.dtype.kind != "f":
         return values

@@ -101,7 +101,7 @@ def _described(tensor: Input, what: Type) -> Type:
 
 
 def _answer(index: int, tensor: Output, row_shape: list[int]) -> Type:
-    """See codec.Encoder."""
+    """The type of one row's answer, as predict_json.Encoder makes it."""
     if tensor.labels and not row_shape:
         return Literal[tuple(tensor.labels)]
     value = scalar_type(tensor.datatype)

@@ -13,7 +13,8 @@ import msgspec
 import numpy as np
 
 from ..errors import Problem
-from ..model.manifest import FLOATS, INTEGERS, Datatype, Input, Manifest, Output
+from ..model.datatypes import FLOATS, INTEGERS, Datatype
+from ..model.manifest import Input, Manifest, Output
 from ..model.tensors import DTYPES, Array, Inputs, PlainRow, Tensors
 from . import strict_json
 from .images import decode_picture
@@ -21,11 +22,11 @@ from .images import decode_picture
 _all = np.logical_and.reduce
 _OPENING = re.compile(rb"[\s\[]*")
 MAX_TIMEOUT_MS = 3_600_000
-"""Longest X-Request-Timeout-Ms that a client may ask for."""
+"""Longest X-Request-Timeout-Ms that a client may send."""
 
 
 class ModelId(msgspec.Struct, frozen=True):
-    """The model that answered, as every answer names it."""
+    """Name and version of the model that answered."""
 
     name: str
     version: str

@@ -10,7 +10,8 @@ import msgspec
 import numpy as np
 
 from ..errors import Problem
-from ..model.manifest import FLOATS, INTEGERS, Input
+from ..model.datatypes import FLOATS, INTEGERS
+from ..model.manifest import Input
 from ..model.tensors import DTYPES, Array, fits
 from . import strict_json
 

@@ -1,7 +1,7 @@
-"""What live traffic looks like beside the training data, column by column, as counters that add up over replicas.
+"""Data drift: counters of live values by the bins of the training data's profile, which add up over replicas.
 
-Whoever reads them compares `..._bin_total` (live) with `..._reference_ratio` (the profile in model.json): the
-population stability index is a query, and its sample size is the sum of the same bins.
+The population stability index is a query that compares `model_values_total` (live) with `model_reference_ratio` (the
+profile in model.json); its sample size is the sum of the same bins.
 """
 
 from __future__ import annotations
@@ -22,54 +22,55 @@ from ..model.manifest import Categorical, Input, Manifest, Numeric, Output, Tens
 from ..model.tensors import DTYPES, Array, Tensors
 
 OTHER = "other"
-"""The bin of all categories that the profile does not name."""
-_PENDING_ROWS = 4096
-_PENDING_BYTES = 4 * 2**20
+"""Bin of the categories that the profile does not name."""
+_MAX_PENDING_ROWS = 4096
+_MAX_PENDING_BYTES = 4 * 2**20
 
 
 class _Column:
-    """The values of one column so far: each is in a bin, or `missing`, or `nan`."""
+    """Counts of one column's values: each value is in a bin, or `missing`, or `nan`."""
 
     def __init__(self, name: str, bins: Sequence[str], reference: Sequence[int], *, nullable: bool) -> None:
+        """`reference` has the training data's count for each bin."""
         self.name = name
         self.bins = bins
         total = sum(reference) or 1
-        self.reference = [count / total for count in reference]
+        self.reference_ratios = [count / total for count in reference]
         self.counts = [0] * len(bins)
-        self.missing = 0
-        self.nan = 0
+        self.unusual = {"missing": 0, "nan": 0}
         self._nullable = nullable
 
     def add(self, values: Array) -> None:
-        """Count the values, `[rows]`: numbers, or str as objects."""
+        """Count values of shape `[rows]`: numbers, or str as objects."""
         raise NotImplementedError
 
     def _finite(self, values: Array) -> Array:
-        """The numbers among the values, after the others have been counted. In a nullable column NaN is a null."""
+        """Count values that are not finite, and return the others. NaN is a null in a nullable column."""
         finite = np.isfinite(values)
         others = len(values) - int(np.count_nonzero(finite))
         if not others:
             return values
         missing = int(np.count_nonzero(np.isnan(values))) if self._nullable else 0
-        self.missing += missing
-        self.nan += others - missing
+        self.unusual["missing"] += missing
+        self.unusual["nan"] += others - missing
         return values[finite]
 
 
 class _NumericColumn(_Column):
-    """Bins "0", "1", ... between the profile's edges. What is outside min..max is in the first or last bin as well."""
+    """Bins "0", "1", ... between the profile's edges. Values outside min..max are in the first or last bin as well."""
 
     def __init__(self, name: str, profile: Numeric, *, nullable: bool) -> None:
         super().__init__(name, [str(index) for index in range(len(profile.counts))], profile.counts, nullable=nullable)
-        self.out_of_range = 0
+        self.unusual["out_of_range"] = 0
         self._profile = profile
 
     def add(self, values: Array) -> None:
-        """As doubles, which is what the profile holds."""
+        """Count numbers, compared as doubles like the profile's."""
         values = self._finite(values).astype(np.float64)
         profile = self._profile
-        self.out_of_range += int(np.count_nonzero(values < profile.min) + np.count_nonzero(values > profile.max))
-        # One comparison of everything for each edge: several times as fast as a search for every value.
+        outside = np.count_nonzero(values < profile.min) + np.count_nonzero(values > profile.max)
+        self.unusual["out_of_range"] += int(outside)
+        # Comparing all values with each edge in turn is several times as fast as searching the edges for each value.
         above = len(values)
         for index, edge in enumerate(profile.edges):
             higher = int(np.count_nonzero(values > edge))
@@ -79,18 +80,18 @@ class _NumericColumn(_Column):
 
 
 class _CategoricalColumn(_Column):
-    """A bin for each category of the profile and one for all others; `keys` has what the tensor holds for each."""
+    """A bin for each category of the profile and one for all others; `keys` maps categories to the tensor's values."""
 
     def __init__(self, name: str, profile: Categorical, keys: dict[str, Any], *, nullable: bool) -> None:
         categories = {**profile.categories}
         categories.setdefault(OTHER, 0)
         super().__init__(name, list(categories), list(categories.values()), nullable=nullable)
-        self.unseen = 0
+        self.unusual["unseen"] = 0
         self._bin_of = {key: self.bins.index(category) for category, key in keys.items()}
         self._other = self.bins.index(OTHER)
 
     def add(self, values: Array) -> None:
-        """Strings by hash; of numbers, one comparison of everything for each category."""
+        """Count strings by hash, and numbers by comparing all of them with each category."""
         unseen = len(values)
         if values.dtype == np.object_:
             strings: list[str] = values.tolist()
@@ -105,14 +106,14 @@ class _CategoricalColumn(_Column):
                 self.counts[index] += count
                 unseen -= count
         self.counts[self._other] += unseen
-        self.unseen += unseen
+        self.unusual["unseen"] += unseen
 
 
 class _Table:
-    """The profiled columns of one tensor, and the batches that are not counted yet."""
+    """Profiled columns of one tensor, and its batches that are not counted yet."""
 
     def __init__(self, tensor: Tensor, width: int, at: list[int], profiled: list[_Column]) -> None:
-        """`width` is the number of values a row, `at` where the columns are among them."""
+        """`width` is the number of values in a row, `at` has the columns' positions among them."""
         self.name = tensor.name
         self.columns = profiled
         self._dtype = DTYPES[tensor.datatype]
@@ -123,7 +124,7 @@ class _Table:
         self._strings: list[str] = []
 
     def note(self, array: Array) -> int:
-        """Keep a copy of a batch, `[rows, ...]`; the answer is its size in bytes.
+        """Keep a copy of a batch of shape `[rows, ...]`, and return its size in bytes.
 
         A copy is cheaper than the array: thousands of small ones take long to join, and a view of a request's body
         would keep all of it.
@@ -139,7 +140,7 @@ class _Table:
         return len(numbers)
 
     def fold(self) -> None:
-        """Count what was kept."""
+        """Count the pending batches."""
         if self._text:
             values = np.array(self._strings, dtype=np.object_)
         else:
@@ -150,68 +151,60 @@ class _Table:
             column.add(of_column)
 
 
-class Monitor(Collector):
-    """Register it with the registry that /metrics shows. Without a profile in the manifest it does nothing."""
+class DriftCounters(Collector):
+    """Counts model inputs and outputs by the bins of the manifest's profile; without a profile it yields no metrics."""
 
     def __init__(self, manifest: Manifest) -> None:
-        """A StartError if the profile of a column does not fit its datatype."""
+        """Raises a StartError if the profile of a column does not fit its datatype."""
         profile = manifest.profile
         self._inputs = _tables(manifest, manifest.inputs, profile.features if profile else {})
         self._outputs = _tables(manifest, manifest.outputs, profile.outputs if profile else {})
-        self._rows = 0
-        self._bytes = 0
+        self._pending_rows = 0
+        self._pending_bytes = 0
 
     def note(self, inputs: Tensors, outputs: Tensors) -> None:
-        """A batch as clients sent it and as it is answered: every tensor of model.json, with the same rows on axis 0.
+        """Count a batch: every tensor of model.json, inputs as clients sent them, with the same rows on axis 0.
 
-        For the thread that calls `collect`.
+        Call it on the thread that calls `collect`.
         """
         rows = 0
         for tables, tensors in ((self._inputs, inputs), (self._outputs, outputs)):
             for table in tables:
                 array = tensors[table.name]
                 rows = len(array)
-                self._bytes += table.note(array)
-        self._rows += rows
-        if self._rows >= _PENDING_ROWS or self._bytes >= _PENDING_BYTES:
+                self._pending_bytes += table.note(array)
+        self._pending_rows += rows
+        if self._pending_rows >= _MAX_PENDING_ROWS or self._pending_bytes >= _MAX_PENDING_BYTES:
             self._fold()
 
     def collect(self) -> Iterator[Metric]:
-        """The families of features and outputs, up to date."""
+        """Yield the families, pending batches included."""
         self._fold()
+        if not self._inputs and not self._outputs:
+            return
+        labels = ["side", "column"]
+        values = CounterMetricFamily(
+            "model_values", "Values by the bins of the reference profile", labels=[*labels, "bin"]
+        )
+        reference = GaugeMetricFamily(
+            "model_reference_ratio", "Share of the training data's values in each bin", labels=[*labels, "bin"]
+        )
+        unusual = CounterMetricFamily(
+            "model_unusual_values", "Values missing, not finite, or unlike the training data", labels=[*labels, "kind"]
+        )
         for side, tables in (("feature", self._inputs), ("output", self._outputs)):
-            if tables:
-                yield from _families(side, [column for table in tables for column in table.columns])
+            for column in (column for table in tables for column in table.columns):
+                for name, count, ratio in zip(column.bins, column.counts, column.reference_ratios, strict=True):
+                    values.add_metric([side, column.name, name], count)
+                    reference.add_metric([side, column.name, name], ratio)
+                for kind, count in column.unusual.items():
+                    unusual.add_metric([side, column.name, kind], count)
+        yield from (values, reference, unusual)
 
     def _fold(self) -> None:
-        self._rows = self._bytes = 0
+        self._pending_rows = self._pending_bytes = 0
         for table in (*self._inputs, *self._outputs):
             table.fold()
-
-
-def _families(side: str, profiled: list[_Column]) -> list[Metric]:
-    def family(what: str, documentation: str) -> CounterMetricFamily:
-        return CounterMetricFamily(f"model_{side}_{what}", documentation, labels=[side])
-
-    bins = CounterMetricFamily(f"model_{side}_bin", "Values by the bins of the profile", labels=[side, "bin"])
-    reference = GaugeMetricFamily(
-        f"model_{side}_reference_ratio", "Share of the training data's values in each bin", labels=[side, "bin"]
-    )
-    missing = family("missing", "Values that were null")
-    nan = family("nan", "Values that were NaN or infinite")
-    out_of_range = family("out_of_range", "Values below the least or above the greatest of the training data")
-    unseen = family("unseen", "Values of a category that the profile does not name")
-    for column in profiled:
-        for name, count, ratio in zip(column.bins, column.counts, column.reference, strict=True):
-            bins.add_metric([column.name, name], count)
-            reference.add_metric([column.name, name], ratio)
-        missing.add_metric([column.name], column.missing)
-        nan.add_metric([column.name], column.nan)
-        if isinstance(column, _NumericColumn):
-            out_of_range.add_metric([column.name], column.out_of_range)
-        if isinstance(column, _CategoricalColumn):
-            unseen.add_metric([column.name], column.unseen)
-    return [bins, reference, missing, nan, out_of_range, unseen]
 
 
 def _tables(manifest: Manifest, tensors: Sequence[Tensor], profiles: dict[str, Numeric | Categorical]) -> list[_Table]:
@@ -238,7 +231,7 @@ def _column(tensor: Tensor, row_shape: list[int], name: str, profile: Numeric | 
 
 
 def _keys(tensor: Tensor, labels: list[str], profile: Categorical) -> dict[str, Any]:
-    """Each category of the profile -> the tensor's value for it; those that it cannot hold are left out."""
+    """Map categories of the profile to the tensor's values for them; what its datatype cannot hold is left out."""
     dtype = DTYPES[tensor.datatype]
     keys: dict[str, Any] = {}
     if labels:

@@ -1,4 +1,4 @@
-"""Counting that costs a request next to nothing: the work is done in bulk, or when Prometheus asks.
+"""Histograms that cost an observation next to nothing: values are sorted into buckets in bulk, or at a scrape.
 
 `prometheus_client` takes a lock and finds the bucket at every observation, more than a microsecond each; its families
 are filled from here instead.
@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 
-_PENDING = 8192
+_MAX_PENDING_VALUES = 8192
 
 
-class Timings:
-    """A histogram, filled and read by one thread. `bounds` rise; a value is in the bucket of the first not below it."""
+class Histogram:
+    """Values by buckets, for one thread. `bounds` rise; a value is in the bucket of the first bound not below it."""
 
     __slots__ = ("_bounds", "_count", "_cumulative", "_pending", "_sum")
 
@@ -28,46 +28,41 @@ class Timings:
         self._pending = array("d")
 
     def add(self, value: float) -> None:
-        """Note a value: seconds, rows, or whatever `bounds` are."""
+        """Observe a value, in the unit of `bounds`."""
         self._pending.append(value)
-        if len(self._pending) >= _PENDING:
+        if len(self._pending) >= _MAX_PENDING_VALUES:
             self._fold()
 
-    @property
-    def sum(self) -> float:
-        """Of all values."""
-        self._fold()
-        return self._sum
-
-    def buckets(self) -> list[tuple[str, float]]:
-        """Prometheus's cumulative buckets: `(le, values up to it)`, the last of them `("+Inf", all values)`."""
+    def read(self) -> tuple[list[tuple[str, float]], float]:
+        """Prometheus's cumulative buckets `(le, values up to it)`, up to `("+Inf", all values)`, and the sum."""
         self._fold()
         texts = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
-        return list(zip(texts, map(float, (*self._cumulative, self._count)), strict=True))
+        return list(zip(texts, map(float, (*self._cumulative, self._count)), strict=True)), self._sum
 
     def _fold(self) -> None:
         values, self._pending = np.frombuffer(self._pending), array("d")
         self._count += len(values)
         self._sum += float(values.sum())
-        # One comparison of everything for each bound: several times as fast as a search for every value.
+        # Comparing all values with each bound in turn is several times as fast as searching the bounds for each value.
         for index, bound in enumerate(self._bounds):
             self._cumulative[index] += int(np.count_nonzero(values <= bound))
 
 
 def histogram(
-    name: str, documentation: str, labels: Sequence[str], series: Mapping[tuple[str, ...], Timings]
+    name: str, documentation: str, labels: Sequence[str], series: Mapping[tuple[str, ...], Histogram]
 ) -> HistogramMetricFamily:
-    """The family for a collector to yield; `series` are by the values of `labels`."""
+    """Family for a collector to yield; `series` has a histogram for each tuple of label values."""
     family = HistogramMetricFamily(name, documentation, labels=labels)
-    for values, timings in series.items():
-        family.add_metric(values, timings.buckets(), timings.sum)
+    for values, each in series.items():
+        buckets, total = each.read()
+        family.add_metric(values, buckets, total)
     return family
 
 
 def counter(
     name: str, documentation: str, labels: Sequence[str], series: Mapping[tuple[object, ...], float]
 ) -> CounterMetricFamily:
-    """The family for a collector to yield; `series`, a `collections.Counter` for one, are by the values of `labels`.
+    """Family for a collector to yield; `series` has a count for each tuple of label values.
 
     Every key is a time series for as long as the process lives: take them from a fixed set.
     """

@@ -11,8 +11,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from ..model.tensors import Tensors
-from .drift import Monitor
-from .histogram import Timings, counter, histogram
+from .drift import DriftCounters
+from .histogram import Histogram, counter, histogram
 
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
@@ -30,13 +30,13 @@ class Metrics(Collector):
         self._registry.register(self)
         self._answered: Counter[tuple[object, ...]] = Counter()
         self._lost: Counter[str] = Counter()
-        self._queue, self._run, self._total = Timings(_SECONDS), Timings(_SECONDS), Timings(_SECONDS)
-        self._batch_rows = Timings(_ROWS)
-        self._monitor: Monitor | None = None
+        self._queue, self._run, self._total = Histogram(_SECONDS), Histogram(_SECONDS), Histogram(_SECONDS)
+        self._batch_rows = Histogram(_ROWS)
+        self._monitor: DriftCounters | None = None
         self._info: dict[str, str] = {}
         self._gauges: list[tuple[str, str, Callable[[], float]]] = []
 
-    def model_loaded(self, name: str, version: str, monitor: Monitor) -> None:
+    def model_loaded(self, name: str, version: str, monitor: DriftCounters) -> None:
         """Name this model, and show its drift, from now on."""
         self._info = {"name": name, "version": version}
         self._monitor = monitor
@@ -78,10 +78,10 @@ class Metrics(Collector):
         """Yield the families, for the registry."""
         yield counter("model_requests", "Requests answered, by path and status code", ["path", "code"], self._answered)
         phases = {("queue",): self._queue, ("run",): self._run, ("total",): self._total}
-        yield histogram("model_request_seconds", "Time of a prediction, by phase", ["phase"], phases)
+        yield histogram("model_request_duration_seconds", "Time of a prediction, by phase", ["phase"], phases)
         yield histogram("model_batch_rows", "Rows that the model was run on at once", [], {(): self._batch_rows})
         for name, what in _LOST.items():
-            yield counter(f"model_{name}", f"Requests {what}", [], {(): self._lost[name]})
+            yield counter(f"model_requests_{name}", f"Requests {what}", [], {(): self._lost[name]})
         for name, documentation, value in self._gauges:
             yield GaugeMetricFamily(name, documentation, value=value())
         if self._info:
