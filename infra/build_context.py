@@ -1,4 +1,4 @@
-"""What ships: the app and the model, staged in one folder and named by their content."""
+"""Stages the build context: app and model in one folder, checked, and named by their content."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any
 
 import pulumi
+
+if TYPE_CHECKING:
+    from server.model.manifest import Manifest
 
 APP_FILES = ("Dockerfile", "requirements.lock")
 """Files of the app folder that ship, besides `server/` and the lock files of extras."""
 
 MAX_FILE_BYTES = 2 * 1024**3
-"""protobuf's own limit, so that of an ONNX file too."""
+"""protobuf's own limit, and so that of an ONNX file."""
 
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
-"""A Kubernetes label's value: the model's version becomes one."""
+"""The value of a Kubernetes label, which the model's name and version become."""
 
-_CHUNK = 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
 
 
 class ReleaseError(pulumi.RunError):
@@ -43,52 +46,39 @@ class Release:
     """One staged version of app and model."""
 
     path: Path
-    """The staged folder, as it was given: the build context, and what a local process is copied from."""
+    """The staged folder, as it was given: the build context; a local process runs a copy of it."""
     content_hash: str
     """SHA-256 (hex) of every staged path, executable bit and byte; the same on every machine."""
     model_name: str
     model_version: str
     """Valid as the value of a Kubernetes label."""
     example: str
-    """JSON body of a prediction that must succeed: what proves an endpoint."""
+    """JSON body of a prediction that the endpoint must answer."""
     needs_torch: bool = False
-    """Whether the model is a PyTorch program, which only an image with PyTorch can run."""
+    """Whether the model is a PyTorch program, which needs an image with PyTorch."""
 
 
 def stage(app: Path, model: Path, into: Path, extras: Iterable[str] = ()) -> Release:
     """Make `into` hold exactly the app and, as `model/`, the model folder; a file that is right already is left alone.
 
-    Of each of `extras` the lock file, requirements-<extra>.lock, ships as well. Hidden files and byte code do not ship.
-    Raises `ReleaseError` before it changes anything when the sources are wrong.
+    Each of `extras` adds its lock file, requirements-<extra>.lock. Hidden files and byte code do not ship.
+    Raises `ReleaseError` before it changes anything when the sources are wrong: what the server would refuse at its
+    start by reading model.json is refused here.
     """
-    _keep_apart(into, app, model)
-    sources = _sources(app, model, [*APP_FILES, *(f"requirements-{extra}.lock" for extra in extras)])
-    name, version, example = _describe(model)
-    into.mkdir(parents=True, exist_ok=True)
-    _remove_others(into, keep=set(sources))
-    for folder in {into / parent for path in sources for parent in path.parents}:
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o755)  # whatever the umask: the image's user must be able to read what is copied from here
-    total = hashlib.sha256()
-    for path in sorted(sources, key=lambda p: os.fsencode(str(p))):
-        source = sources[path]
-        try:
-            executable = bool(source.stat().st_mode & stat.S_IXUSR)
-            digest = _place(source, into / path, executable=executable)
-        except OSError as error:
-            raise ReleaseError(source, f"cannot be staged: {error.strerror}") from None
-        total.update(os.fsencode(str(path)) + (b"\0x" if executable else b"\0-") + digest)
+    _refuse_overlap(into, app, model)
+    sources = _find_sources(app, model, [*APP_FILES, *(f"requirements-{extra}.lock" for extra in extras)])
+    manifest, example = _read_model(model, sources)
     return Release(
         path=into,
-        content_hash=total.hexdigest(),
-        model_name=name,
-        model_version=version,
+        content_hash=_copy(sources, into),
+        model_name=manifest.name,
+        model_version=manifest.version,
         example=example,
-        needs_torch=PurePosixPath("model/model.onnx") not in sources,
+        needs_torch=manifest.format == "pt2",
     )
 
 
-def _keep_apart(into: Path, *sources: Path) -> None:
+def _refuse_overlap(into: Path, *sources: Path) -> None:
     """Refuse a target that staging would empty together with its own sources."""
     if into.is_symlink():
         raise ReleaseError(into, "is a symbolic link; staging would empty the folder it points to")
@@ -99,22 +89,19 @@ def _keep_apart(into: Path, *sources: Path) -> None:
             raise ReleaseError(source, f"overlaps {into}, which staging empties; use another folder")
 
 
-def _sources(app: Path, model: Path, app_files: Iterable[str]) -> dict[PurePosixPath, Path]:
-    """Every file that ships, by its staged path."""
-    found = {PurePosixPath(name): _checked(app / name) for name in app_files}
+def _find_sources(app: Path, model: Path, app_files: Iterable[str]) -> dict[PurePosixPath, Path]:
+    """Find every file that ships, by its staged path."""
+    found = {PurePosixPath(name): _check_file(app / name) for name in app_files}
     for folder, prefix in ((app / "server", "server"), (model, "model")):
         if not folder.is_dir():
             raise ReleaseError(folder, "must be a folder" if folder.exists() else "this folder does not exist")
         for file in _walk(folder):
             found[PurePosixPath(prefix, *file.relative_to(folder).parts)] = file
-    for names in (("model.json",), ("model.onnx", "model.pt2")):
-        if not any(PurePosixPath("model", name) in found for name in names):
-            rule = "this file does not exist; a model folder holds model.json and model.onnx (or model.pt2)"
-            raise ReleaseError(model / names[0], rule)
     return found
 
 
 def _walk(folder: Path) -> Iterator[Path]:
+    """Yield the files below `folder` that ship."""
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
@@ -125,10 +112,11 @@ def _walk(folder: Path) -> Iterator[Path]:
         if entry.is_dir() and not entry.is_symlink():
             yield from _walk(entry)
         else:
-            yield _checked(entry)
+            yield _check_file(entry)
 
 
-def _checked(file: Path) -> Path:
+def _check_file(file: Path) -> Path:
+    """Return `file`, or raise ReleaseError when it cannot ship."""
     try:
         found = file.lstat()
     except FileNotFoundError:
@@ -144,41 +132,64 @@ def _checked(file: Path) -> Path:
     return file
 
 
-def _describe(model: Path) -> tuple[str, str, str]:
-    """Name, version and example from model.json."""
-    file = model / "model.json"
+def _read_model(model: Path, sources: Mapping[PurePosixPath, Path]) -> tuple[Manifest, str]:
+    """Check model.json and the files that it names as the server does; return it, and its example as compact JSON."""
+    # Imported here: providers import this module on refresh and destroy too, which must not need the server.
     try:
-        parsed: Any = json.loads(
-            file.read_text(encoding="utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
+        from server.model.manifest import check_hooks, parse_manifest
+    except ModuleNotFoundError as error:
+        if error.name != "server":
+            raise
+        raise pulumi.RunError(
+            "the package `server` is not installed in the program's virtual environment, and the model is checked with "
+            "it; run `make env`, which installs it as every make target does"
+        ) from None
+    file, hooks = model / "model.json", model / "hooks.py"
+    content = _read(file, sources)
+    try:
+        manifest = parse_manifest(content)
+        example = _compact_example(content)
+        for key, value in (("name", manifest.name), ("version", manifest.version)):
+            _check_label(key, value)
+    except (ValueError, RecursionError) as mistake:
+        raise ReleaseError(file, str(mistake)) from None
+    if PurePosixPath("model", f"model.{manifest.format}") not in sources:
+        rule = f"this file does not exist, and the format in model.json is {manifest.format}"
+        raise ReleaseError(model / f"model.{manifest.format}", rule)
+    if manifest.hooks or PurePosixPath("model/hooks.py") in sources:
+        try:
+            check_hooks(manifest, _read(hooks, sources))
+        except ValueError as mistake:
+            raise ReleaseError(hooks, str(mistake)) from None
+    return manifest, example
+
+
+def _compact_example(content: bytes) -> str:
+    document = json.loads(content, object_pairs_hook=_refuse_duplicates)
+    example = document["example"]
+    if not isinstance(example, dict) or not example:
+        raise ValueError('"example" must be the JSON object of a prediction, such as {"input": [1, 2, 3]}')
+    return json.dumps(example, separators=(",", ":"), allow_nan=False)
+
+
+def _check_label(key: str, value: str) -> None:
+    if _LABEL.fullmatch(value) is None:
+        raise ValueError(
+            f'"{key}" must be text of 1 to 63 letters, digits, ".", "_" or "-", letter or digit at both ends'
         )
-    except UnicodeDecodeError:
-        raise ReleaseError(file, "must be UTF-8 text") from None
-    except RecursionError:
-        raise ReleaseError(file, "is nested too deeply") from None
-    except ValueError as error:
-        raise ReleaseError(file, f"must be valid JSON: {error}") from None
+
+
+def _read(file: Path, sources: Mapping[PurePosixPath, Path]) -> bytes:
+    if PurePosixPath("model", file.name) not in sources:
+        raise ReleaseError(file, "this file does not exist")
+    try:
+        return file.read_bytes()
     except OSError as error:
         raise ReleaseError(file, f"cannot be read: {error.strerror}") from None
-    if not isinstance(parsed, dict):
-        raise ReleaseError(file, "must be a JSON object")
-    fields = cast("dict[str, Any]", parsed)
-    name, version = (_label(file, fields, key) for key in ("name", "version"))
-    example = fields.get("example")
-    if not isinstance(example, dict) or not example:
-        raise ReleaseError(file, '"example" must be the JSON object of a prediction, such as {"input": [1, 2, 3]}')
-    return name, version, json.dumps(example, separators=(",", ":"))
 
 
-def _label(file: Path, fields: dict[str, Any], key: str) -> str:
-    value = fields.get(key)
-    if not isinstance(value, str) or _LABEL.fullmatch(value) is None:
-        raise ReleaseError(
-            file, f'"{key}" must be text of 1 to 63 letters, digits, ".", "_" or "-", letter or digit at both ends'
-        )
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its members. Raises ValueError for a key that stands twice, of which the server reads one."""
     found = dict(pairs)
     if len(found) < len(pairs):
         repeated = next(key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1)
@@ -186,8 +197,23 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")
+def _copy(sources: Mapping[PurePosixPath, Path], into: Path) -> str:
+    """Make `into` hold exactly `sources`; return the content hash."""
+    into.mkdir(parents=True, exist_ok=True)
+    _remove_others(into, keep=set(sources))
+    for folder in {into / parent for path in sources for parent in path.parents}:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o755)  # whatever the umask: the image's user must be able to read what is copied from here
+    total = hashlib.sha256()
+    for path in sorted(sources, key=lambda p: os.fsencode(str(p))):
+        source = sources[path]
+        try:
+            executable = bool(source.stat().st_mode & stat.S_IXUSR)
+            digest = _copy_file(source, into / path, executable=executable)
+        except OSError as error:
+            raise ReleaseError(source, f"cannot be staged: {error.strerror}") from None
+        total.update(os.fsencode(str(path)) + (b"\0x" if executable else b"\0-") + digest)
+    return total.hexdigest()
 
 
 def _remove_others(into: Path, keep: set[PurePosixPath]) -> None:
@@ -201,8 +227,8 @@ def _remove_others(into: Path, keep: set[PurePosixPath]) -> None:
             entry.unlink()
 
 
-def _place(source: Path, target: Path, *, executable: bool) -> bytes:
-    """Give `target` the source's bytes, atomically and only where they differ; answers the digest of what is there."""
+def _copy_file(source: Path, target: Path, *, executable: bool) -> bytes:
+    """Copy atomically, and only where the bytes differ; return the SHA-256 of the target."""
     mode = 0o755 if executable else 0o644
     if target.is_file() and target.stat().st_size == source.stat().st_size:
         digest = _digest(target)
@@ -214,7 +240,7 @@ def _place(source: Path, target: Path, *, executable: bool) -> bytes:
     handle, temporary = tempfile.mkstemp(prefix=".staging-", dir=target.parent)
     try:
         with source.open("rb") as read, os.fdopen(handle, "wb") as write:
-            shutil.copyfileobj(read, write, _CHUNK)
+            shutil.copyfileobj(read, write, _CHUNK_BYTES)
         written = Path(temporary)
         written.chmod(mode)
         digest = _digest(written)

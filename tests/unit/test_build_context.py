@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pulumi
 import pytest
 
-from infra import build_context as release
+from infra import build_context
 from infra.build_context import Release, ReleaseError, stage
 
-DESCRIPTION: dict[str, Any] = {"name": "iris", "version": "1", "example": {"input": [1, 2, 3]}}
+ROOT = Path(__file__).parents[2]
+DESCRIPTION: dict[str, Any] = {
+    "name": "iris",
+    "version": "1",
+    "inputs": [{"name": "input", "datatype": "FP32", "shape": [-1, 3]}],
+    "outputs": [{"name": "species", "datatype": "INT64", "shape": [-1]}],
+    "example": {"input": [1, 2, 3]},
+}
+HOOKS = "def preprocess(inputs):\n    return inputs\n"
+DECLARED = {**DESCRIPTION, "hooks": {"sha256": hashlib.sha256(HOOKS.encode()).hexdigest()}}
+
+
+def without(member: str) -> dict[str, Any]:
+    return {key: value for key, value in DESCRIPTION.items() if key != member}
 
 
 @dataclass(frozen=True)
@@ -96,8 +112,31 @@ def test_the_lock_files_of_extras_ship_with_them_only(sources: Sources) -> None:
 def test_a_model_may_be_a_pytorch_program(sources: Sources) -> None:
     assert not sources.stage().needs_torch
     (sources.model / "model.onnx").rename(sources.model / "model.pt2")
+    sources.describe({**DESCRIPTION, "format": "pt2"})
     assert sources.stage().needs_torch
     assert "model/model.pt2" in sources.staged()
+
+
+def test_declared_hooks_ship(sources: Sources) -> None:
+    (sources.model / "hooks.py").write_text(HOOKS)
+    sources.describe(DECLARED)
+    sources.stage()
+    assert "model/hooks.py" in sources.staged()
+
+
+def test_the_example_is_compact_json_as_it_was_in_every_version(sources: Sources) -> None:
+    """Another spelling would be another input of the endpoint's check in stacks that exist."""
+    text = json.dumps(DESCRIPTION).replace("[1, 2, 3]", '[ 1.50, 2e0, "\u00e9" ]')
+    sources.describe(text)
+    assert sources.stage().example == '{"input":[1.5,2.0,"\\u00e9"]}'
+
+
+def test_a_program_without_the_server_says_what_installs_it(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "server"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if Path(path) != ROOT / "app"])
+    with pytest.raises(pulumi.RunError, match="run `make env`"):
+        sources.stage()
 
 
 def test_the_hash_is_that_of_another_clone_with_other_times_and_umask(sources: Sources, tmp_path: Path) -> None:
@@ -177,17 +216,67 @@ REFUSALS: dict[str, tuple[Callable[[Sources], object], str, str]] = {
     "a link to a folder": (lambda s: (s.model / "a").symlink_to(s.app), "else/a", "symbolic link"),
     "a broken link": (lambda s: (s.model / "a").symlink_to("nowhere"), "else/a", "symbolic link"),
     "a pipe": (lambda s: os.mkfifo(s.model / "pipe"), "else/pipe", "regular file"),
-    "json that is none": (lambda s: s.describe("{"), "model.json", "valid JSON"),
-    "json with NaN": (lambda s: s.describe('{"name": NaN}'), "model.json", "NaN is not JSON"),
-    "json with a key twice": (lambda s: s.describe('{"name": "a", "name": "b"}'), "model.json", '"name" stands twice'),
-    "json too deep": (lambda s: s.describe("[" * 200_000), "model.json", "nested too deeply"),
-    "not utf-8": (lambda s: (s.model / "model.json").write_bytes(b"\xff"), "model.json", "UTF-8"),
-    "a list": (lambda s: s.describe("[]"), "model.json", "JSON object"),
-    "no name": (lambda s: s.describe({**DESCRIPTION, "name": ""}), "model.json", '"name" must be text'),
-    "a number as version": (lambda s: s.describe({**DESCRIPTION, "version": 1}), "model.json", '"version" must be'),
+    "json that is none": (lambda s: s.describe("{"), "model.json", "is not a model description"),
+    "json with NaN": (lambda s: s.describe('{"name": NaN}'), "model.json", "JSON is malformed: invalid character"),
+    "json with a key twice": (
+        lambda s: s.describe(json.dumps(DESCRIPTION).replace('{"input"', '{"input": [], "input"')),
+        "model.json",
+        '"input" stands twice',
+    ),
+    "json too deep": (lambda s: s.describe('{"own": ' + "[" * 200_000), "model.json", "recursion depth"),
+    "not utf-8": (
+        lambda s: (s.model / "model.json").write_bytes(json.dumps(DESCRIPTION).encode().replace(b"iris", b"\xff")),
+        "model.json",
+        "'utf-8' codec can't decode",
+    ),
+    "not utf-8 in an own member": (
+        lambda s: (s.model / "model.json").write_bytes(json.dumps(DESCRIPTION).encode()[:-1] + b', "own": "\xff"}'),
+        "model.json",
+        "'utf-8' codec can't decode",
+    ),
+    "a list": (lambda s: s.describe("[]"), "model.json", "Expected `object`, got `array`"),
+    "no name": (lambda s: s.describe({**DESCRIPTION, "name": ""}), "model.json", "name and version must not be empty"),
+    "a name that is no label": (
+        lambda s: s.describe({**DESCRIPTION, "name": "a b"}),
+        "model.json",
+        '"name" must be text',
+    ),
+    "a number as version": (
+        lambda s: s.describe({**DESCRIPTION, "version": 1}),
+        "model.json",
+        "got `int` - at `$.version`",
+    ),
     "a version that is no label": (lambda s: s.describe({**DESCRIPTION, "version": "1/2"}), "model.json", '"version"'),
-    "no example": (lambda s: s.describe({"name": "a", "version": "1"}), "model.json", '"example" must be'),
+    "no example": (lambda s: s.describe(without("example")), "model.json", "missing required field `example`"),
     "an example that is a list": (lambda s: s.describe({**DESCRIPTION, "example": [1]}), "model.json", '"example"'),
+    "an empty example": (lambda s: s.describe({**DESCRIPTION, "example": {}}), "model.json", '"example" must be'),
+    "an example beyond floats": (
+        lambda s: s.describe(json.dumps(DESCRIPTION).replace("[1,", "[1e999,")),
+        "model.json",
+        "not JSON compliant",
+    ),
+    "no inputs": (lambda s: s.describe(without("inputs")), "model.json", "missing required field `inputs`"),
+    "a shape without rows": (
+        lambda s: s.describe({**DESCRIPTION, "outputs": [{"name": "y", "datatype": "FP32", "shape": [1]}]}),
+        "model.json",
+        "must start with -1",
+    ),
+    "another format than the file's": (
+        lambda s: s.describe({**DESCRIPTION, "format": "pt2"}),
+        "model.pt2",
+        "the format in model.json is pt2",
+    ),
+    "hooks that are not declared": (
+        lambda s: (s.model / "hooks.py").write_text(HOOKS),
+        "hooks.py",
+        "is code that model.json does not declare",
+    ),
+    "hooks that are not there": (lambda s: s.describe(DECLARED), "hooks.py", "does not exist"),
+    "hooks that have changed": (
+        lambda s: ((s.model / "hooks.py").write_text(HOOKS + "#"), s.describe(DECLARED)),
+        "hooks.py",
+        "is not the file that model.json declares: its SHA-256 is",
+    ),
 }
 
 
@@ -208,7 +297,7 @@ def test_refused_with_file_and_rule_and_nothing_changed(
 
 
 def test_a_file_that_is_too_large_is_refused(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(release, "MAX_FILE_BYTES", 4)
+    monkeypatch.setattr(build_context, "MAX_FILE_BYTES", 4)
     with pytest.raises(ReleaseError, match="the most is 4"):
         sources.stage()
 

@@ -5,7 +5,6 @@ It runs only as model.json declares it, by its digest: code that is slipped into
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import sys
 import traceback
@@ -18,7 +17,7 @@ import numpy as np
 
 from .. import log
 from ..errors import Problem, StartError
-from .manifest import Manifest, Output
+from .manifest import Manifest, Output, check_hooks
 from .tensors import DTYPES, Array, Tensors, fits
 
 Hook: TypeAlias = Callable[[Tensors], Any]
@@ -58,22 +57,15 @@ class Hooks:
 def load_hooks(folder: Path, manifest: Manifest) -> Hooks | None:
     """The hooks that model.json declares, if any; a StartError for what does not fit or does not run."""
     path = folder / "hooks.py"
-    if manifest.hooks is None:
-        if path.exists():
-            raise StartError(
-                f"{path} is code that model.json does not declare, so it does not run: "
-                "package the model again with `make model`, which writes its digest, or remove the file"
-            )
+    if manifest.hooks is None and not path.exists():
         return None
     try:
         content = path.read_bytes()
+        check_hooks(manifest, content)
     except OSError as error:
-        raise StartError(f"{path}, which model.json declares, cannot be read: {error.strerror}") from None
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != manifest.hooks.sha256.lower():
-        raise StartError(
-            f"{path} is not the file that model.json declares: its SHA-256 is {digest}, not {manifest.hooks.sha256}"
-        )
+        raise StartError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as mistake:
+        raise StartError(f"{path} {mistake}") from None
     module = _run(path, content)
     preprocess, postprocess = (_function(path, module, name) for name in ("preprocess", "postprocess"))
     if preprocess is None and postprocess is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from pathlib import Path
@@ -157,6 +158,20 @@ def parse_manifest(content: bytes) -> Manifest:
         raise ValueError(f"is not a model description: {error}") from None
     _check(manifest)
     return manifest
+
+
+def check_hooks(manifest: Manifest, code: bytes) -> None:
+    """Raise a ValueError unless the manifest declares `code`, the content of hooks.py, by its digest."""
+    if manifest.hooks is None:
+        raise ValueError(
+            "is code that model.json does not declare, so it does not run: "
+            "package the model again with `make model`, which writes its digest, or remove the file"
+        )
+    digest = hashlib.sha256(code).hexdigest()
+    if digest != manifest.hooks.sha256.lower():
+        raise ValueError(
+            f"is not the file that model.json declares: its SHA-256 is {digest}, not {manifest.hooks.sha256}"
+        )
 
 
 def _check(manifest: Manifest) -> None:
