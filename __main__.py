@@ -10,20 +10,20 @@ from pathlib import Path
 import pulumi
 
 from infra.build_context import stage
-from infra.config import load as config
+from infra.config.load import load_settings
 from infra.endpoint_check import EndpointCheck, EndpointCheckArgs
-from infra.stack_pin import hold
+from infra.stack_pin import pin_stack
 
 root = Path(__file__).parent
-settings = config.load(root)
+settings = load_settings(root)
 release = stage(root / "app", root / settings.common.model, Path(".build", settings.stack), settings.image.extras)
-hold("Target", settings.common.target)
+pin_stack("Target", settings.common.target)
 
 # Each target imports only what it needs: `local` no cloud SDK, `kubernetes` no AWS.
 if settings.common.target == "local":
     from infra.local.component import LocalService, LocalServiceArgs
 
-    service = LocalService("model", LocalServiceArgs.of(settings, release))
+    service = LocalService("model", LocalServiceArgs.from_settings(settings, release))
     check = EndpointCheckArgs.from_settings(settings, release, url=service.url)
     pulumi.export("logFile", service.log_file)
 else:

@@ -13,7 +13,7 @@ from infra import outputs
 from infra.build_context import Release
 from infra.cluster_platform import Repository
 from infra.config.schema import ImageSettings, Settings
-from infra.state import pushed_image, remembered
+from infra.state import previous_resources, pushed_image
 
 _CONTENT_TAG_DIGITS = 20
 """Hex digits: 80 bits are plenty for the images of one repository."""
@@ -58,7 +58,7 @@ class ModelImageArgs:
             server=repository.server,
             username=repository.username,
             password=repository.password,
-            pushed=pushed_image(remembered()),
+            pushed=pushed_image(previous_resources()),
         )
 
 

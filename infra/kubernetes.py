@@ -15,7 +15,7 @@ from infra.cluster_platform import Platform
 from infra.config.schema import ExistingSettings, Settings
 from infra.kubeconfig import Context, choose_context, load_kubeconfig
 from infra.load_balancer import plain
-from infra.stack_pin import hold
+from infra.stack_pin import pin_stack
 
 DOCKER_HUB = "docker.io"
 
@@ -81,7 +81,7 @@ def existing_platform(settings: Settings) -> Platform:
     """Connect to the cluster and the repository of the config; nothing else is made. Raises KubeconfigError."""
     kubeconfig = load_kubeconfig(settings.existing.kubeconfig, os.environ)
     context = choose_context(kubeconfig, settings.existing.context)
-    hold("Cluster", context.server)
+    pin_stack("Cluster", context.server)
     cluster = ExistingCluster("cluster", context)
     registry = ExistingRegistry.from_settings(settings.existing)
     pull_secret = None

@@ -1,7 +1,8 @@
-"""Keeps a live stack where it is: on its target, in its region, on its cluster.
+"""Pins a live stack to its target, region and cluster.
 
-Another one would replace everything behind the endpoint. So markers among a stack's first resources carry these in
-their names; the next run compares them with the config before it registers anything, and stops when they differ.
+Changing one of these would replace everything behind the endpoint. So markers among a stack's first resources carry
+them in their names; the next run compares the names with the config before it registers anything, and stops when they
+differ.
 """
 
 from __future__ import annotations
@@ -11,28 +12,28 @@ from urllib.parse import quote, unquote
 
 import pulumi
 
-from infra.state import name_of, remembered
+from infra.state import previous_resources, resource_name
 
-Place = Literal["Target", "Region", "Cluster"]
+PinnedTo = Literal["Target", "Region", "Cluster"]
 
-_HOW_TO_KEEP: dict[Place, str] = {
+_KEEP_COMMAND: dict[PinnedTo, str] = {
     "Target": "pulumi config set target {live}",
     "Region": "pulumi config set aws:region {live}",
     "Cluster": "pulumi config set context <the context whose server is {live}>",
 }
 
 
-class PlaceChangeError(pulumi.RunError):
-    """The config names another place than the one that the stack's resources stand in."""
+class PinnedStackError(pulumi.RunError):
+    """The config leads to another target, region or cluster than the one that the stack is live on."""
 
-    def __init__(self, stack: str, place: Place, live: str, wanted: str) -> None:
+    def __init__(self, stack: str, pinned_to: PinnedTo, live: str, wanted: str) -> None:
         self.live = live
         self.wanted = wanted
         super().__init__(
-            f"stack {stack} is live on {place.lower()} {live}, and its config now leads to {wanted}; "
+            f"stack {stack} is live on {pinned_to.lower()} {live}, and its config now leads to {wanted}; "
             "nothing was changed.\n"
             "    Changing it here would delete everything that serves the endpoint. Either keep it:\n"
-            f"        {_HOW_TO_KEEP[place].format(live=live)}\n"
+            f"        {_KEEP_COMMAND[pinned_to].format(live=live)}\n"
             "    or bring up another stack there, and destroy this one when nobody calls it any more:\n"
             "        pulumi stack init <name> --copy-config-from "
             f"{stack} && pulumi up\n"
@@ -41,21 +42,21 @@ class PlaceChangeError(pulumi.RunError):
 
 
 class Marker(pulumi.ComponentResource):
-    """Records where the stack is, in its state; owns nothing."""
+    """Records what the stack is pinned to, in its name; owns nothing."""
 
-    def __init__(self, place: Place, value: str) -> None:
-        super().__init__(_type(place), quote(value, safe=""))
+    def __init__(self, pinned_to: PinnedTo, value: str) -> None:
+        super().__init__(_type_token(pinned_to), quote(value, safe=""))
         self.register_outputs({})
 
 
-def hold(place: Place, wanted: str) -> None:
-    """Marks the stack with where it is. Raises PlaceChangeError when it is live somewhere else."""
-    marked = name_of(remembered(), _type(place))
-    live = unquote(marked) if marked else wanted
+def pin_stack(pinned_to: PinnedTo, wanted: str) -> None:
+    """Mark the stack with `wanted`. Raises PinnedStackError when it is live on another target, region or cluster."""
+    name = resource_name(previous_resources(), _type_token(pinned_to))
+    live = unquote(name) if name else wanted
     if live != wanted:
-        raise PlaceChangeError(pulumi.get_stack(), place, live, wanted)
-    Marker(place, wanted)
+        raise PinnedStackError(pulumi.get_stack(), pinned_to, live, wanted)
+    Marker(pinned_to, wanted)
 
 
-def _type(place: Place) -> str:
-    return f"model-endpoint:target:{place}"
+def _type_token(pinned_to: PinnedTo) -> str:
+    return f"model-endpoint:target:{pinned_to}"  # "target": this module's first name, kept because states hold it

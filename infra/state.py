@@ -1,4 +1,4 @@
-"""What the engine remembers of this stack: its resources as the last `up` left them, read before any is registered."""
+"""The stack's resources as the last `up` left them, read from the engine before any is registered."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Resources = Mapping[str, Mapping[str, Any]]
 
 
 @cache
-def remembered() -> Resources:
+def previous_resources() -> Resources:
     """This stack's resources; none for a stack that is new or destroyed. The engine is asked once a run."""
     # The engine is recording the stack itself at this moment, and a state in files cannot be read while it is written:
     # it says "failed to load checkpoint: EOF".
@@ -26,12 +26,12 @@ def remembered() -> Resources:
     return {urn: resource["outputs"] for urn, resource in found.items()}
 
 
-def name_of(resources: Resources, type_token: str) -> str | None:
-    """The name of the one resource of a type; None when there is none."""
+def resource_name(resources: Resources, type_token: str) -> str | None:
+    """The logical name of the one resource of a type, or None when there is none."""
     return next((urn.rpartition("::")[2] for urn in resources if f"::{type_token}::" in urn), None)
 
 
 def pushed_image(resources: Resources) -> str | None:
-    """Name and tag of the image that was pushed last; None when none was."""
+    """Name and tag of the image that was pushed last, or None."""
     found = (outputs for urn, outputs in resources.items() if "docker:index/image:Image::" in urn)
     return next((str(outputs["imageName"]) for outputs in found if "imageName" in outputs), None)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import cast
 
-from infra.config.load import Key, catalog
+from infra.config.keys import Key, catalog
 
 ROOT = Path(__file__).parents[1]
 BEGIN = "<!-- config table: written by `make docs` -->\n"

@@ -8,7 +8,7 @@
     <state>/current -> run-...          the run that serves
     <state>/run-.../spec.json           what was asked for
     <state>/run-.../api-key             0600, only when there is a key
-    <state>/run-.../control.sock        whoever connects is told the status, with the listening socket attached
+    <state>/run-.../control.sock        answers every connection with the status and the listening socket
     <state>/run-.../*.pid               each locked by its process for as long as that lives: a pid whose file is not
                                         locked may be anyone's by now and is never signalled
 
@@ -30,38 +30,45 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 READY_SECONDS = 120.0
-"""Longest wait for a new server to load its model."""
+"""Start timeout of a server, which loads its model meanwhile."""
 DRAIN_SECONDS = 1.0
-"""How long a leaving server still answers, telling keep-alive clients to reconnect."""
+"""For this long a server that was told to stop still answers, telling keep-alive clients to reconnect."""
 GRACE_SECONDS = 10
-"""How long it then waits for the requests it is working on."""
+"""For this long it then waits for the requests in flight."""
 STOP_SECONDS = DRAIN_SECONDS + GRACE_SECONDS + 4.0
-"""After SIGTERM a server has this long before it is killed."""
-LOG_BYTES = 4 * 1024 * 1024
-"""The log is set aside as server.log.1 when it is larger."""
+"""From SIGTERM to SIGKILL."""
+MAX_LOG_BYTES = 4 * 1024 * 1024
+"""A larger log is set aside as server.log.1."""
 TAIL_BYTES = 4096
-"""How much of a server's output is kept for the error when it does not start."""
-LONGEST_BACKOFF = 10.0
-"""Seconds between the attempts to start a server that ends again and again."""
+"""Output of a server that is kept for the error when it does not start; its last TAIL_LINES are shown."""
+TAIL_LINES = 20
+MAX_BACKOFF_SECONDS = 10.0
+"""Longest wait before a server that ends again and again is started again."""
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
-"""All that a run sees of its creator's environment, which may hold passphrases and cloud credentials."""
+"""The only variables that a run inherits: the environment of `pulumi up` may hold passphrases and cloud credentials."""
 
 LOG = "server.log"
 
 
 class StartError(Exception):
-    """A run that cannot serve; the message says why, with the last log lines."""
+    """The run cannot serve; the message says why."""
+
+    def __init__(self, problem: str, log_tail: list[str] | None = None) -> None:
+        """Take the last lines of the server's output as `log_tail`; None when no server has run."""
+        super().__init__(problem)
+        self.log_tail = log_tail
 
 
 @dataclass(frozen=True)
 class Status:
-    """What a running supervisor says about itself."""
+    """A running supervisor's answer to a query."""
 
     pid: int
     port: int
@@ -69,7 +76,7 @@ class Status:
 
 
 def owner(pid_file: Path) -> int | None:
-    """The process that holds `pid_file`, or None when it has ended."""
+    """Pid of the process that holds `pid_file`, or None when it has ended."""
     try:
         handle = os.open(pid_file, os.O_RDONLY)
     except FileNotFoundError:
@@ -85,13 +92,13 @@ def owner(pid_file: Path) -> int | None:
 
 
 def current(state: Path) -> Path | None:
-    """The run that serves, as far as the state folder knows."""
+    """The run that serves according to the state folder, or None."""
     link = state / "current"
     return link.resolve() if link.is_dir() else None
 
 
 def runs(state: Path) -> list[Path]:
-    """Every run with a folder, the current one first."""
+    """List every run that has a folder, the current one first."""
     serving = current(state)
     return sorted((run.resolve() for run in state.glob("run-*")), key=lambda run: (run != serving, run.name))
 
@@ -110,8 +117,8 @@ def _connected(run: Path) -> Generator[socket.socket]:
         yield connection
 
 
-def ask(run: Path) -> Status | None:
-    """The status of `run`, or None when its supervisor does not answer."""
+def query_status(run: Path) -> Status | None:
+    """Query the supervisor of `run`; None when it does not answer."""
     try:
         with _connected(run) as connection:
             return Status(**json.loads(connection.recv(4096)))
@@ -119,7 +126,8 @@ def ask(run: Path) -> Status | None:
         return None
 
 
-def _take_listener(run: Path) -> socket.socket | None:
+def _receive_listener(run: Path) -> socket.socket | None:
+    """Receive a duplicate of the listening socket of `run`, or None when its supervisor does not answer."""
     try:
         with _connected(run) as connection:
             handles = socket.recv_fds(connection, 4096, 1)[1]
@@ -128,9 +136,10 @@ def _take_listener(run: Path) -> socket.socket | None:
     return socket.socket(fileno=handles[0]) if handles else None
 
 
-def _end(pid_file: Path, seconds: float) -> None:
-    for number, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, 5.0)):
-        deadline = time.monotonic() + patience
+def _terminate(pid_file: Path, seconds: float) -> None:
+    """SIGTERM to the process that holds `pid_file`, and SIGKILL after `seconds`."""
+    for number, timeout in ((signal.SIGTERM, seconds), (signal.SIGKILL, 5.0)):
+        deadline = time.monotonic() + timeout
         if pid := owner(pid_file):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -140,8 +149,8 @@ def _end(pid_file: Path, seconds: float) -> None:
 
 def retire(run: Path) -> None:
     """End the processes of `run`, letting them finish their requests, and remove its folder."""
-    _end(run / "supervisor.pid", STOP_SECONDS + 5)
-    _end(run / "server.pid", STOP_SECONDS)
+    _terminate(run / "supervisor.pid", STOP_SECONDS + 5)
+    _terminate(run / "server.pid", STOP_SECONDS)
     shutil.rmtree(run, ignore_errors=True)
 
 
@@ -155,7 +164,7 @@ def prune(state: Path) -> None:
 
 
 def _listen(port: int, kept: int) -> socket.socket:
-    """A socket on the given port; for port 0 on the kept one if it is still free, else on any."""
+    """Listen on `port` of 127.0.0.1; port 0 takes the kept one if it is still free, else any."""
     for candidate in [port] if port else [kept, 0]:
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -174,7 +183,8 @@ def _listen(port: int, kept: int) -> socket.socket:
     )
 
 
-def _claim(pid_file: Path) -> int:
+def _lock(pid_file: Path) -> int:
+    """Create and lock `pid_file`; the lock lasts as long as a process has the returned descriptor."""
     handle = os.open(pid_file, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(handle, fcntl.LOCK_EX)
     os.ftruncate(handle, 0)
@@ -182,9 +192,9 @@ def _claim(pid_file: Path) -> int:
 
 
 class _Log:
-    """The stack's log; a run before or after this one may write to it too, so every write appends.
+    """The stack's log. The runs before and after this one write to it too, so every write appends.
 
-    What cannot be written, to a full disk say, is lost: a server that waits for its log would serve no more.
+    What cannot be written, on a full disk for example, is lost: a server that waited for its log would serve no more.
     """
 
     def __init__(self, path: Path) -> None:
@@ -193,7 +203,7 @@ class _Log:
 
     def write(self, data: bytes) -> None:
         with contextlib.suppress(OSError):
-            if os.fstat(self._file.fileno()).st_size + len(data) > LOG_BYTES:
+            if os.fstat(self._file.fileno()).st_size + len(data) > MAX_LOG_BYTES:
                 self._path.replace(self._path.with_name(f"{self._path.name}.1"))
                 self._file.close()
                 self._file = self._path.open("ab", buffering=0)
@@ -204,7 +214,7 @@ class _Log:
 
 
 def server_environment(given: Mapping[str, str], listener: int, ready: int, api_key: Path) -> dict[str, str]:
-    """What a server is told: what is `given` goes before what is inherited, and the contract with it before both."""
+    """The server's environment: `given` overrides what is inherited, the supervisor's own variables override both."""
     return {
         **os.environ,
         **given,
@@ -231,7 +241,7 @@ class _Server:
     async def start(cls, release: Path, given: Mapping[str, str], listener: socket.socket, log: _Log) -> _Server:
         """Start the app of `release` on `listener`; it holds server.pid from its first moment."""
         ready_pipe, ready = os.pipe()
-        lock = _claim(Path("server.pid"))
+        lock = _lock(Path("server.pid"))
         environment = server_environment(given, listener.fileno(), ready, Path("api-key").resolve())
         try:
             process = await asyncio.create_subprocess_exec(
@@ -254,7 +264,7 @@ class _Server:
             self._tail = (self._tail + data)[-TAIL_BYTES:]
             self._log.write(data)
 
-    async def ready(self) -> None:
+    async def wait_ready(self) -> None:
         """Return when the server has said that it is ready; else raise StartError and leave nothing running."""
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader()
@@ -262,20 +272,18 @@ class _Server:
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(self._ready_pipe, "rb", buffering=0)
         )
         try:
-            said = await asyncio.wait_for(reader.readline(), READY_SECONDS)
-            problem = "" if said else f"the server ended before it was ready ({await self.ended(5)})"
+            if await asyncio.wait_for(reader.readline(), READY_SECONDS):
+                return
+            problem = f"the server ended before it was ready ({await self.wait_ended(5)})"
         except TimeoutError:
             problem = f"the server was not ready after {READY_SECONDS:.0f} seconds"
         finally:
             transport.close()
-        if not problem:
-            return
         await self.stop(0)
-        lines = self._tail.decode(errors="replace").splitlines()[-20:]
-        raise StartError("\n".join([problem, "its last log lines:", *(f"    {line}" for line in lines or ["(none)"])]))
+        raise StartError(problem, self._tail.decode(errors="replace").splitlines()[-TAIL_LINES:])
 
-    async def ended(self, seconds: float | None = None) -> str:
-        """Wait for the end and its output, at most `seconds`, and say how it ended."""
+    async def wait_ended(self, seconds: float | None = None) -> str:
+        """Wait at most `seconds` for the process and its output to end; say how it ended."""
         try:
             code = await asyncio.wait_for(self._process.wait(), seconds)
             await asyncio.wait([self._output], timeout=1)
@@ -285,40 +293,33 @@ class _Server:
 
     async def stop(self, seconds: float) -> None:
         """SIGTERM, and SIGKILL after `seconds`."""
-        for number, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, None)):
+        for number, timeout in ((signal.SIGTERM, seconds), (signal.SIGKILL, None)):
             if self._process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     self._process.send_signal(number)
-                await self.ended(patience)
+                await self.wait_ended(timeout)
 
 
 class _Supervisor:
-    """A server that is started again whenever it ends, until `stop`."""
+    """Restarts a server whenever it ends, and answers queries on the control socket."""
 
-    def __init__(self, release: Path, environment: Mapping[str, str], listener: socket.socket, log: _Log) -> None:
-        self._release = release
-        self._environment = environment
+    def __init__(
+        self, start: Callable[[], Awaitable[_Server]], server: _Server, listener: socket.socket, log: _Log
+    ) -> None:
+        """Take over `server`, which is ready and was made by `start`; answer queries from now on."""
+        self._start = start
+        self._server = server
         self._listener = listener
         self._log = log
-        self._server: _Server | None = None
-        self._serving = False
-        self._control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-
-    async def start(self) -> None:
-        """Start the server and return when it is ready, or raise StartError."""
-        self._server = await _Server.start(self._release, self._environment, self._listener, self._log)
-        await self._server.ready()
         self._serving = True
-
-    def open_control(self) -> None:
-        """From now on tell everyone who connects the status, and hand them the listening socket."""
+        self._control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._control.bind("control.sock")
         Path("control.sock").chmod(0o600)
         self._control.listen(16)
         self._control.setblocking(False)
-        asyncio.get_running_loop().add_reader(self._control, self._tell)
+        asyncio.get_running_loop().add_reader(self._control, self._answer_query)
 
-    def _tell(self) -> None:
+    def _answer_query(self) -> None:
         with contextlib.suppress(OSError):
             connection, _ = self._control.accept()
             with connection:
@@ -326,79 +327,86 @@ class _Supervisor:
                 socket.send_fds(connection, [json.dumps(asdict(status)).encode()], [self._listener.fileno()])
 
     async def keep_running(self) -> None:
-        """Start the server again whenever it ends, at once at first and then ever more patiently."""
-        wait = 0.0
+        """Restart the server whenever it ends: at once, then with exponential backoff."""
+        backoff = 0.0
         since = time.monotonic()
         while True:
-            how = await self._server.ended() if self._server else "not started"
+            how = await self._server.wait_ended()
             self._serving = False
-            wait = 0.0 if time.monotonic() - since > LONGEST_BACKOFF else wait
-            self._log.note(f"the server ended ({how}); starting it again in {wait:.1f} s")
-            await asyncio.sleep(wait)
-            wait = min(max(wait * 2, 0.2), LONGEST_BACKOFF)
+            backoff = 0.0 if time.monotonic() - since > MAX_BACKOFF_SECONDS else backoff
+            self._log.note(f"the server ended ({how}); starting it again in {backoff:.1f} s")
+            await asyncio.sleep(backoff)
+            backoff = min(max(backoff * 2, 0.2), MAX_BACKOFF_SECONDS)
             try:
-                await self.start()
+                self._server = await self._start()
+                await self._server.wait_ready()
+            except StartError as error:
+                self._log.note(str(error))
+            else:
+                self._serving = True
                 since = time.monotonic()
                 self._log.note("the server is ready again")
-            except StartError as error:
-                self._log.note(str(error).splitlines()[0])
 
     async def stop(self) -> None:
         """End the server, letting it finish its requests."""
         self._serving = False
-        if self._server:
-            await self._server.stop(STOP_SECONDS)
+        await self._server.stop(STOP_SECONDS)
 
 
-async def _until_unwanted() -> None:
+async def _wait_for_stop() -> None:
     """Return on SIGTERM, or when the run's folder has been removed."""
-    wanted = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, wanted.set)
-    while not wanted.is_set() and Path("supervisor.pid").exists():
+    stopped = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+    while not stopped.is_set() and Path("supervisor.pid").exists():
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(wanted.wait(), 1)
+            await asyncio.wait_for(stopped.wait(), 1)
+
+
+def _previous_run(state: Path) -> tuple[Path | None, int]:
+    """Find the run that this one replaces and its port; retire all others, of which no supervisor answers."""
+    others = [run for run in runs(state) if run != Path.cwd()]
+    ports = {run: status.port for run in others if (status := query_status(run))}
+    previous = next(iter(ports), None)
+    for leftover in others:
+        if leftover != previous:
+            retire(leftover)
+    return previous, ports[previous] if previous else 0
 
 
 async def _supervise(state: Path, kept_port: int) -> None:
-    run = Path.cwd()
+    """Serve the run in the working directory until it is told to stop; `kept_port` is the stack's last one, or 0."""
     spec = json.loads(Path("spec.json").read_text())
-    others = [other for other in runs(state) if other != run]
-    statuses = {other: status for other in others if (status := ask(other))}
-    before = next(iter(statuses), None)
-    for leftover in others:
-        if leftover != before:
-            retire(leftover)
-
-    listener = None
-    if before and spec["port"] in (0, statuses[before].port):
-        listener = _take_listener(before)
+    previous, port = _previous_run(state)
+    listener = _receive_listener(previous) if previous and spec["port"] in (0, port) else None
     listener = listener or _listen(spec["port"], kept_port)
     log = _Log(state / LOG)
-    supervisor = _Supervisor(state / "releases" / spec["release"], spec["environment"], listener, log)
-    log.note(f"starting release {spec['release'][:12]} on port {listener.getsockname()[1]}")
+    release = f"release {spec['release'][:12]}"
+    start = partial(_Server.start, state / "releases" / spec["release"], spec["environment"], listener, log)
+    log.note(f"starting {release} on port {listener.getsockname()[1]}")
     try:
-        await supervisor.start()
+        server = await start()
+        await server.wait_ready()
     except StartError as error:
-        log.note(f"release {spec['release'][:12]} is not served: {str(error).splitlines()[0]}")
+        log.note(f"{release} is not served: {error}")
         raise
-    supervisor.open_control()
-    Path("link").symlink_to(run.name)
+    supervisor = _Supervisor(start, server, listener, log)
+    Path("link").symlink_to(Path.cwd().name)
     Path("link").replace(state / "current")
     keeper = asyncio.create_task(supervisor.keep_running())
-    if before:
-        log.note(f"release {spec['release'][:12]} serves; ending the run before it")
-        await asyncio.to_thread(retire, before)
+    if previous:
+        log.note(f"{release} serves; ending the run before it")
+        await asyncio.to_thread(retire, previous)
     prune(state)
     _report({"pid": os.getpid(), "port": listener.getsockname()[1]})
-    unwanted = asyncio.create_task(_until_unwanted())
-    await asyncio.wait({keeper, unwanted}, return_when=asyncio.FIRST_COMPLETED)
+    stopped = asyncio.create_task(_wait_for_stop())
+    await asyncio.wait({keeper, stopped}, return_when=asyncio.FIRST_COMPLETED)
     keeper.cancel()
     await supervisor.stop()
     log.note("ended")
 
 
 def _report(result: dict[str, object]) -> None:
-    """Tell the creator, who waits for one line, and let go of it."""
+    """Print the one line that the provider waits for, and close its pipe."""
     with contextlib.suppress(BrokenPipeError):
         print(json.dumps(result), flush=True)
     silence = os.open(os.devnull, os.O_WRONLY)
@@ -407,14 +415,14 @@ def _report(result: dict[str, object]) -> None:
 
 
 def main(run: str, kept_port: str) -> int:
-    """Serve what `run`/spec.json asks for until told to end; report one JSON line, the status or an error."""
+    """Serve what `run`/spec.json asks for until told to stop; report one JSON line, pid and port or an error."""
     os.chdir(run)
-    lock = _claim(Path("supervisor.pid"))
+    lock = _lock(Path("supervisor.pid"))
     os.pwrite(lock, str(os.getpid()).encode(), 0)
     try:
         asyncio.run(_supervise(Path(".."), int(kept_port)))
     except (StartError, OSError) as error:
-        _report({"error": str(error)})
+        _report({"error": str(error), "log_tail": error.log_tail if isinstance(error, StartError) else None})
         return 1
     return 0
 

@@ -162,7 +162,7 @@ class Stack:
     @property
     def url(self) -> str:
         """The address of what runs; cheaper than asking the CLI."""
-        status = supervisor.ask(self.state / "current")
+        status = supervisor.query_status(self.state / "current")
         assert status
         return f"http://127.0.0.1:{status.port}"
 

@@ -68,7 +68,7 @@ def test_the_environment_reaches_the_server_and_another_one_replaces_it(stack: S
     limited = stack.pids()
     os.kill(limited[1], signal.SIGKILL)
     assert predict(url, TWO_ROWS)[0] == 413  # as it was deployed, also when its supervisor starts it again
-    eventually(lambda: supervisor.ask(stack.state / "current").serving)
+    eventually(lambda: supervisor.query_status(stack.state / "current").serving)
     stack.up("--expect-no-changes")
     assert stack.pids()[0] == limited[0]
 
@@ -90,7 +90,7 @@ def test_a_killed_server_is_started_again_by_itself(stack: Stack) -> None:
     assert predict(url)[0] == 200  # it waits in the listening socket that the supervisor holds
     assert stack.pids()[0] == keeper
     assert "killed by SIGKILL" in (stack.state / "server.log").read_text()
-    eventually(lambda: supervisor.ask(stack.state / "current").serving)
+    eventually(lambda: supervisor.query_status(stack.state / "current").serving)
     stack.up("--expect-no-changes")
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.local import component as local
-from infra.local import supervisor
+from infra.local import provider, supervisor
 from tests.local.driver import alive, end_runs, eventually
 
 SERVER = """
@@ -48,12 +47,13 @@ def deploy(tmp_path: Path, state: Path) -> Deploy:
     def deploy(code: str = SERVER, port: int = 0, kept: int = 0) -> None:
         source = tmp_path / "staged"
         (source / "server").mkdir(parents=True, exist_ok=True)
+        (source / "server" / "__init__.py").touch()  # a package, which goes before the installed one
         (source / "server" / "__main__.py").write_text(code)
         inputs = {
             "state_dir": str(state), "release": f"hash{abs(hash(code))}", "release_path": str(source),
             "port": float(port), "environment": {}, "python": "3", "supervisor": "1",
         }  # fmt: skip
-        local._deploy(inputs, kept)
+        provider._deploy(inputs, kept)
 
     return deploy
 
@@ -71,7 +71,7 @@ def test_a_pid_that_another_process_has_by_now_is_not_signalled(state: Path) -> 
         for name in ("supervisor.pid", "server.pid"):
             (run / name).write_text(str(bystander.pid))
         (run / "spec.json").write_text("{}")
-        assert supervisor.ask(run) is None
+        assert supervisor.query_status(run) is None
         supervisor.retire(run)
         assert bystander.poll() is None
         assert not run.exists()
@@ -94,10 +94,10 @@ def test_the_kept_port_is_used_while_it_is_free(state: Path, deploy: Deploy) -> 
     with socket.create_server(("127.0.0.1", 0)) as other:
         kept = other.getsockname()[1]
         deploy(kept=kept)
-        assert supervisor.ask(state / "current").port != kept
+        assert supervisor.query_status(state / "current").port != kept
     supervisor.retire(supervisor.current(state))
     deploy(kept=kept)
-    assert supervisor.ask(state / "current").port == kept
+    assert supervisor.query_status(state / "current").port == kept
 
 
 def test_a_server_that_ends_again_and_again_is_started_ever_more_patiently(state: Path, deploy: Deploy) -> None:
@@ -108,10 +108,10 @@ def test_a_server_that_ends_again_and_again_is_started_ever_more_patiently(state
     log = state / supervisor.LOG
     eventually(lambda: "starting it again in 0.8 s" in log.read_text())
     assert [f"again in {wait} s" in log.read_text() for wait in ("0.0", "0.2", "0.4")] == [True] * 3
-    assert local._deviation({"state_dir": str(state)}) == "is not ready"
+    assert provider._drift({"state_dir": str(state)}) == provider.Drift("is not ready", serving=False)
     (state / "broken").unlink()
-    eventually(lambda: supervisor.ask(run).serving)
-    assert ask(supervisor.ask(run).port) == supervisor.owner(run / "server.pid")
+    eventually(lambda: supervisor.query_status(run).serving)
+    assert ask(supervisor.query_status(run).port) == supervisor.owner(run / "server.pid")
 
 
 def test_a_server_that_never_is_ready_is_given_up(
@@ -121,7 +121,7 @@ def test_a_server_that_never_is_ready_is_given_up(
     code = Path(supervisor.__file__).read_text()
     impatient.write_text(code.replace("READY_SECONDS = 120.0", "READY_SECONDS = 5.0"))
     monkeypatch.setattr(supervisor, "__file__", str(impatient))
-    with pytest.raises(local.LocalServiceError, match="not ready after 5 seconds") as caught:
+    with pytest.raises(provider.LocalServiceError, match="not ready after 5 seconds") as caught:
         deploy("import os, time\nprint('pid', os.getpid(), flush=True)\ntime.sleep(60)")
     pid = int(str(caught.value).rpartition("pid ")[2])
     assert not alive(pid)
@@ -130,7 +130,7 @@ def test_a_server_that_never_is_ready_is_given_up(
 
 def test_only_the_last_log_lines_of_the_new_server_are_shown(deploy: Deploy) -> None:
     deploy("print('from the old one', flush=True)\n" + SERVER)
-    with pytest.raises(local.LocalServiceError) as caught:
+    with pytest.raises(provider.LocalServiceError) as caught:
         deploy("for i in range(100_000): print('line', i)\nraise SystemExit('the reason')")
     lines = str(caught.value).splitlines()
     assert "exit code 1" in lines[0]
@@ -147,11 +147,11 @@ def test_a_supervisor_that_fails_by_itself_points_to_its_log(
     broken = tmp_path / "supervisor.py"
     broken.write_text("raise ValueError('a defect')")
     monkeypatch.setattr(supervisor, "__file__", str(broken))
-    with pytest.raises(local.LocalServiceError, match=rf"unexpectedly; {state / supervisor.LOG} says why"):
+    with pytest.raises(provider.LocalServiceError, match=rf"unexpectedly; {state / supervisor.LOG} says why"):
         deploy(SERVER + "# new")
     assert "a defect" in (state / supervisor.LOG).read_text()
     assert supervisor.current(state) == before
-    assert supervisor.ask(before).serving
+    assert supervisor.query_status(before).serving
 
 
 def test_a_server_that_ignores_sigterm_is_killed(state: Path, deploy: Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +165,7 @@ def test_a_server_that_ignores_sigterm_is_killed(state: Path, deploy: Deploy, mo
 
 
 def test_the_log_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "LOG_BYTES", 1000)
+    monkeypatch.setattr(supervisor, "MAX_LOG_BYTES", 1000)
     log = supervisor._Log(tmp_path / "server.log")
     for _ in range(50):
         log.write(b"x" * 99 + b"\n")
@@ -182,7 +182,7 @@ def test_delete_leaves_what_is_not_its_own(state: Path, deploy: Deploy) -> None:
     deploy()
     pids = [supervisor.owner(state / "current" / f"{name}.pid") for name in ("supervisor", "server")]
     (state / "notes.txt").write_text("mine")
-    local._Provider().delete("", {"state_dir": str(state)})
+    provider.ProcessProvider().delete("", {"state_dir": str(state)})
     assert [path.name for path in state.iterdir()] == ["notes.txt"]
     assert not any(alive(pid) for pid in pids)
-    local._Provider().delete("", {"state_dir": str(state)})
+    provider.ProcessProvider().delete("", {"state_dir": str(state)})

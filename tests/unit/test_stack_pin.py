@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from infra import stack_pin as target
-from infra.stack_pin import Place, PlaceChangeError, hold
+from infra import stack_pin
+from infra.stack_pin import PinnedStackError, PinnedTo, pin_stack
 from tests.unit import mocked
 
 STACK = "urn:pulumi:dev::model-endpoint::pulumi:pulumi:Stack::model-endpoint-dev"
@@ -18,7 +18,7 @@ SERVER = "urn:pulumi:dev::model-endpoint::model-endpoint:target:Cluster::https%3
 @pytest.fixture
 def state(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
     def holds(urns: list[str]) -> None:
-        monkeypatch.setattr(target, "remembered", lambda: {key: {} for key in urns})
+        monkeypatch.setattr(stack_pin, "previous_resources", lambda: {key: {} for key in urns})
 
     return holds
 
@@ -26,28 +26,28 @@ def state(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
 @pytest.mark.parametrize("urns", [[], [STACK], [STACK, SERVER], [STACK, MARKER]])
 def test_a_new_stack_and_the_same_target_are_marked(state: Callable[[list[str]], None], urns: list[str]) -> None:
     state(urns)
-    run = mocked.run(lambda: hold("Target", "eks"))
+    run = mocked.run(lambda: pin_stack("Target", "eks"))
     assert [(each.type, each.name) for each in run.resources] == [("model-endpoint:target:Target", "eks")]
 
 
 def test_an_address_is_marked_under_a_name_that_no_urn_takes_apart(state: Callable[[list[str]], None]) -> None:
     state([STACK, MARKER, SERVER])
-    run = mocked.run(lambda: hold("Cluster", "https://[::1]:6443"))
+    run = mocked.run(lambda: pin_stack("Cluster", "https://[::1]:6443"))
     assert [each.name for each in run.resources] == [SERVER.rpartition("::")[2]]
 
 
 @pytest.mark.parametrize(
-    ("place", "wanted", "says"),
+    ("pinned_to", "wanted", "says"),
     [
         ("Target", "local", "is live on target eks, and its config now leads to local"),
         ("Cluster", "https://other:6443", "is live on cluster https://[::1]:6443"),
     ],
 )
 def test_another_place_is_refused_before_anything_is_registered(
-    state: Callable[[list[str]], None], place: Place, wanted: str, says: str
+    state: Callable[[list[str]], None], pinned_to: PinnedTo, wanted: str, says: str
 ) -> None:
     state([STACK, MARKER, SERVER])
-    with pytest.raises(PlaceChangeError) as caught:
-        mocked.run(lambda: hold(place, wanted))
+    with pytest.raises(PinnedStackError) as caught:
+        mocked.run(lambda: pin_stack(pinned_to, wanted))
     for part in (says, "nothing was changed", "pulumi config set", "pulumi destroy --stack"):
         assert part in str(caught.value)

@@ -1,19 +1,22 @@
-"""LocalService on the wire, and what makes one process differ from another."""
+"""Target `local`: the process's inputs, its drift, its environment, and the provider's address in the state."""
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
 
+import dill
 import pytest
+from pulumi.dynamic.dynamic import serialize_provider
 
 from infra.build_context import Release
-from infra.config.load import read
-from infra.config.schema import variable_problem
-from infra.local import component as local
-from infra.local import supervisor
+from infra.config.load import parse_settings
+from infra.config.schema import broken_rule
+from infra.local import provider, supervisor
 from infra.local.component import LocalService, LocalServiceArgs
+from infra.local.provider import Drift, ProcessProvider
 from tests.unit import mocked
 
 ROOT = Path(__file__).parents[2]
@@ -23,8 +26,8 @@ RELEASE = Release(path=Path(".build"), content_hash="c0ffee", model_name="iris",
 def inputs(environment: dict[str, Any]) -> dict[str, Any]:
     """What the process is asked to be, by the config."""
     raw = {"environment": json.dumps(environment)}
-    settings = read(raw, set(), project="model-endpoint", stack="dev", region=None, root=ROOT)
-    run = mocked.run(lambda: LocalService("model", LocalServiceArgs.of(settings, RELEASE)))
+    settings = parse_settings(raw, set(), project="model-endpoint", stack="dev", region=None, root=ROOT)
+    run = mocked.run(lambda: LocalService("model", LocalServiceArgs.from_settings(settings, RELEASE)))
     return run.named("model-process").inputs
 
 
@@ -37,24 +40,24 @@ def test_the_environment_of_the_config_is_an_input_of_the_process() -> None:
 def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a run whose supervisor says that it serves."""
     monkeypatch.setattr(supervisor, "current", lambda _: tmp_path)
-    monkeypatch.setattr(supervisor, "ask", lambda _: supervisor.Status(1, 8080, serving=True))
+    monkeypatch.setattr(supervisor, "query_status", lambda _: supervisor.Status(1, 8080, serving=True))
     return tmp_path
 
 
 def test_another_environment_is_another_process(serving: Path) -> None:
     wanted = inputs({"MAX_ROWS": 1})
-    (serving / "spec.json").write_text(json.dumps(local._wanted(wanted)))
-    assert local._deviation(inputs({"MAX_ROWS": "1"})) == ""
-    assert local._deviation(inputs({"MAX_ROWS": 2})) == "runs with another environment"
-    assert local._deviation(inputs({})) == "runs with another environment"
+    (serving / "spec.json").write_text(json.dumps(provider._spec(wanted)))
+    assert provider._drift(inputs({"MAX_ROWS": "1"})) is None
+    assert provider._drift(inputs({"MAX_ROWS": 2})) == Drift("runs with another environment", serving=True)
+    assert provider._drift(inputs({})) == Drift("runs with another environment", serving=True)
 
 
 def test_a_run_from_before_there_was_an_environment_is_replaced(serving: Path) -> None:
     wanted = inputs({})
-    spec = local._wanted(wanted)
+    spec = provider._spec(wanted)
     del spec["environment"]
     (serving / "spec.json").write_text(json.dumps(spec))
-    assert local._deviation(wanted) == "runs with another environment"
+    assert provider._drift(wanted) == Drift("runs with another environment", serving=True)
 
 
 def test_what_is_given_goes_before_what_is_inherited_and_the_contract_before_both(
@@ -74,4 +77,22 @@ def test_every_variable_that_the_supervisor_sets_is_refused_in_the_config(
     (tmp_path / "api-key").touch()
     told = supervisor.server_environment({}, 3, 4, tmp_path / "api-key")
     assert "API_KEY_FILE" in told
-    assert {variable_problem(name, "x") for name in told} == {"is set by the program itself"}
+    assert {broken_rule(name, "x") for name in told} == {"is set by the program itself"}
+
+
+BEFORE_IT_HAD_A_MODULE = "gASVIAAAAAAAAACMC2luZnJhLmxvY2FslIwJX1Byb3ZpZGVylJOUKYGULg=="
+"""The provider as states hold it that were written when it was `infra.local:_Provider`."""
+
+
+def test_a_provider_in_an_old_state_still_loads() -> None:
+    old = base64.b64decode(BEFORE_IT_HAD_A_MODULE)
+    assert b"infra.local" in old
+    assert b"_Provider" in old
+    assert isinstance(dill.loads(old), ProcessProvider)  # noqa: S301  # what Pulumi's host of dynamic providers does
+
+
+def test_the_state_names_the_provider_by_its_address_and_holds_no_code() -> None:
+    pickled = base64.b64decode(serialize_provider(ProcessProvider()))
+    assert b"infra.local.provider" in pickled
+    assert b"ProcessProvider" in pickled
+    assert len(pickled) < 100, "pickled by value it would run as it was when the stack was made"
