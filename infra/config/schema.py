@@ -41,11 +41,6 @@ class Secret:
         return pulumi.Output.secret(self._value)
 
 
-def is_document(text: str) -> bool:
-    """Whether a value is the text of a file rather than its path."""
-    return "\n" in text or text.lstrip().startswith("{")
-
-
 def _between(low: int, high: int) -> Callable[[int], bool]:
     return lambda value: low <= value <= high
 
