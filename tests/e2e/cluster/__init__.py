@@ -1,13 +1,13 @@
-"""A real Kubernetes cluster for the tests: the one that E2E_KUBECONFIG names, else one of our own.
+"""A real Kubernetes cluster for the tests: the one of E2E_KUBECONFIG, else one of our own.
 
     with cluster() as c:
         c.kubectl("get", "nodes")
 
-Our own is one node of Kubernetes in namespaces of its own (processes, mounts, network) with a registry, DNS, metrics
-and load balancers. It is gone when the block ends, and also when the process is killed. The modules:
+Our own is one Kubernetes node in its own process, mount and network namespaces, with a registry, DNS, metrics and load
+balancers. It is gone when the block ends, and also when the process is killed. The modules:
 
 own       start, use and stop it        given     the cluster of E2E_KUBECONFIG instead
-guard     the process that outlives the tests to clear away; slots: what there is to clear
+guard     the process that outlives the tests to clean up; slots: what there is to clean up
 node      process 1 of the namespaces   plan      what it runs, with pki: the keys
 add_ons   DNS and metrics               images    images without a builder
 programs  where the binaries come from; kube/ and metrics/: their Go modules
@@ -30,10 +30,10 @@ __all__ = ["Cluster", "ClusterError", "GivenCluster", "OwnCluster", "cluster", "
 
 @contextmanager
 def cluster(cache: Path | None = None, state: Path | None = None) -> Generator[Cluster]:
-    """The cluster for these tests.
+    """Yield the cluster for these tests.
 
-    `cache` is where binaries are kept for the next time, by default the user's. `state` is the folder in which our own
-    cluster makes a folder for its state, by default the one for temporary files.
+    `cache` keeps binaries for the next time, by default the user's cache. Our own cluster makes its state folder in
+    `state`, by default the folder for temporary files.
     """
     if os.environ.get("E2E_KUBECONFIG"):
         yield GivenCluster(os.environ)
@@ -43,5 +43,5 @@ def cluster(cache: Path | None = None, state: Path | None = None) -> Generator[C
 
 
 def unavailable() -> str | None:
-    """Why there can be no cluster here; None when there can."""
+    """Say why there can be no cluster here, or None."""
     return None if os.environ.get("E2E_KUBECONFIG") else programs.unavailable()

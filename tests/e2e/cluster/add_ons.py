@@ -1,4 +1,4 @@
-"""What a cluster as EKS has it brings besides Kubernetes itself: names (DNS) and metrics, served from the node."""
+"""Add-ons that an EKS cluster has as well, DNS and metrics, served from the node instead of from pods."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.e2e.cluster.plan import DNS_IP, METRICS_PORT
 
 
 def manifests(node_ip: str) -> str:
-    """Objects for `kubectl apply`: how the API server and the pods find the parts that are no pods."""
+    """Make the objects by which the API server and the pods find the add-ons, for `kubectl apply`."""
     dns = [("dns", "UDP", 53, 53), ("dns-tcp", "TCP", 53, 53)]
     metrics = [("https", "TCP", 443, METRICS_PORT)]
     items = [
@@ -34,7 +34,7 @@ def manifests(node_ip: str) -> str:
 def _service(
     name: str, ports: list[tuple[str, str, int, int]], node_ip: str, cluster_ip: str | None = None
 ) -> list[dict[str, object]]:
-    """A Service without a selector, and its one endpoint. Ports are (name, protocol, the Service's, the node's)."""
+    """Make a Service without a selector, and its one endpoint. Ports are (name, protocol, Service port, node port)."""
     metadata = {"name": name, "namespace": "kube-system"}
     labels = {"kubernetes.io/service-name": name}
     front = [{"name": port, "protocol": protocol, "port": outer} for port, protocol, outer, _ in ports]

@@ -1,4 +1,4 @@
-"""What the tests may ask of a cluster."""
+"""The interface of a cluster under test."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class Cluster:
     """A cluster and the registry that it pulls from."""
 
     kubeconfig: Path
-    """An administrator's."""
+    """Credentials of an administrator."""
     registry: str
-    """`host:port`, without a login and plain http; the same name here and for the cluster's nodes."""
+    """`host:port`, plain http without a login, under the same name for this machine and the cluster's nodes."""
     load_balancer_ip: str | None
-    """What the first Service of type LoadBalancer gets, for this machine too; None when only the cluster knows."""
+    """Address of the first Service of type LoadBalancer, reachable from this machine; None if it is not known."""
     environment: Mapping[str, str]
-    """Variables with which other programs find this cluster and its `kubectl`."""
+    """Environment variables by which other programs find this cluster and its `kubectl`."""
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        """What kubectl prints; ClusterError with its complaint when it fails."""
+        """Run kubectl and return its output; raises ClusterError with its complaint."""
         variables = os.environ | self.environment
         program = shutil.which("kubectl", path=variables.get("PATH"))
         if not program:
@@ -39,17 +39,17 @@ class Cluster:
         return done.stdout
 
     def in_network(self, command: Sequence[str]) -> list[str]:
-        """The command as it has to be run so that it reaches the load balancers' addresses."""
+        """Wrap a command so that it reaches the load balancers' addresses."""
         raise NotImplementedError
 
     def exec(self, command: Sequence[str]) -> str:
-        """Run a command on the node, among its processes and mounts; what it prints."""
+        """Run a command in the node's namespaces and return its output."""
         raise NotImplementedError
 
     def restart_kubelet(self) -> None:
-        """Stop the kubelet; returns when a new one answers."""
+        """Stop the kubelet and wait until a new one answers."""
         raise NotImplementedError
 
     def logs(self, name: str) -> str:
-        """What a part of the cluster has written, such as `kubelet` or `containerd`."""
+        """Read the log of a part of the cluster, such as `kubelet` or `containerd`."""
         raise NotImplementedError

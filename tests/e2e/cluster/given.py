@@ -1,4 +1,4 @@
-"""The cluster that E2E_KUBECONFIG names: kind, k3d, any that pulls from E2E_REGISTRY."""
+"""The cluster of E2E_KUBECONFIG: kind, k3d, any that pulls from E2E_REGISTRY."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.e2e.cluster.api import Cluster, ClusterError
 
 
 class GivenCluster(Cluster):
-    """Somebody else's cluster: used through its API only, never started or stopped."""
+    """A cluster that is used through its API only, never started or stopped."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.kubeconfig = Path(environment["E2E_KUBECONFIG"])

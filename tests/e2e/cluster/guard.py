@@ -1,8 +1,7 @@
 """The process that holds a node and outlives the tests: `python -m tests.e2e.cluster.guard NUMBER PARENT`.
 
-It starts the node in namespaces of its own and waits for the end of its standard input, which comes when the tests are
-done with the cluster or dead, or for the end of the node. Then it kills the node's process 1, and with it everything in
-there, and clears away.
+It starts the node in its own namespaces and waits until its standard input ends, which it does when the tests are done
+or dead, or until the node ends. Then it kills the node's process 1, and with it all its processes, and cleans up.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _NODE = Path(__file__).with_name("node.py")
 def main(number: str, parent: str) -> None:
     """Hold the node until standard input ends."""
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ignored, signal.SIG_IGN)  # they are meant for the tests, whose end is ours
+        signal.signal(ignored, signal.SIG_IGN)  # meant for the tests, with which this ends
     slot = slots.Slot(int(number), Path(parent))
     try:
         with _node(slot, slots.make_cgroups(slot)) as node:
@@ -35,7 +34,7 @@ def main(number: str, parent: str) -> None:
 def _node(slot: slots.Slot, cgroups: list[Path]) -> subprocess.Popen[str]:
     host_network = os.open("/proc/self/ns/net", os.O_RDONLY)
     namespaces = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--net", "--propagation", "private"]
-    # Should this process be killed, then unshare is, and then process 1 of the node, and then all its processes.
+    # A kill of this process is passed on: to unshare, then to the node's process 1, then to all its processes.
     chained = ["setpriv", "--pdeathsig", "KILL", *namespaces]
     node = subprocess.Popen(
         [*chained, sys.executable, str(_NODE), str(slot.folder), str(host_network)],
@@ -58,7 +57,7 @@ def _node(slot: slots.Slot, cgroups: list[Path]) -> subprocess.Popen[str]:
 
 
 def _first_process(unshare: subprocess.Popen[str]) -> int:
-    """The node's process 1, as this machine numbers it."""
+    """Wait for the node's process 1; its process id on this machine."""
     children = Path(f"/proc/{unshare.pid}/task/{unshare.pid}/children")
     while unshare.poll() is None:
         if pids := children.read_text().split():

@@ -1,4 +1,4 @@
-"""Images made by hand: one static program each, pushed by the registry's own protocol, so that no builder is needed."""
+"""Images of one static program each, pushed by the registry's protocol: no builder is needed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 
 def push(registry: str, name: str, program: Path, user: int = 65534) -> str:
-    """Push an image that runs the program as the numeric user; its reference by digest."""
+    """Push an image that runs `program` as the numeric `user`; returns its reference by digest."""
     tar = _layer(program)
     layer = gzip.compress(tar, mtime=0)
     config = _json(
@@ -57,7 +57,7 @@ def _layer(program: Path) -> bytes:
 
 
 def _send(method: str, url: str, body: bytes, media_type: str = "application/octet-stream") -> str:
-    """Where the answer points to."""
+    """Send a request; returns the answer's Location."""
     request = urllib.request.Request(url, data=body, method=method, headers={"Content-Type": media_type})
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with direct.open(request, timeout=30) as answer:

@@ -1,6 +1,6 @@
-"""Process 1 of the node's namespaces: mounts, addresses, and the parts of the plan, started again when they end.
+"""Process 1 of the node's namespaces: sets up mounts and addresses, starts the plan's parts and restarts them.
 
-It runs as a program, `node.py STATE HOST_NETWORK`, and imports nothing of ours: it is all that init is for such a node.
+It runs as a program, `node.py STATE HOST_NETWORK`, and imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _RESTART_SECONDS = 0.5
 _POLL_SECONDS = 0.1
 _SPAWN_FD = 9
 _IGNORED = [signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM]
-"""Python or the guard ignores them, and a process passes that on, down to the ones in containers."""
+"""Ignored by Python or the guard; children would inherit that, down to the ones in containers."""
 
 
 def main(state: Path, host_network: int) -> None:
     """Set up and supervise until killed."""
-    os.set_inheritable(host_network, False)  # to no process but those that are meant to be in it
+    os.set_inheritable(host_network, False)  # only the parts meant to be in it get it
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
-    sys.stdin.read()  # ends when the guard has laid the cable
+    sys.stdin.read()  # ends when the guard has made the network interface
     plan = json.loads((state / "plan.json").read_text())
     os.environ.clear()
     os.environ.update(plan["environment"])
@@ -49,7 +49,7 @@ def main(state: Path, host_network: int) -> None:
 
 
 class Supervisor:
-    """Runs parts; each has its log in log/NAME and its process id in pid/NAME."""
+    """Runs parts, each with its log in log/NAME and its process id in pid/NAME."""
 
     def __init__(self, state: Path, host_network: int) -> None:
         self._state, self._host_network = state, host_network
@@ -59,7 +59,7 @@ class Supervisor:
             (state / folder).mkdir(exist_ok=True)
 
     def start(self, part: dict[str, Any]) -> None:
-        """Start it now."""
+        """Start a part."""
         log = str(self._state / "log" / part["name"])
         to_log = [
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
@@ -81,7 +81,7 @@ class Supervisor:
         (self._state / "pid" / part["name"]).write_text(str(pid))
 
     def watch(self, seconds: float) -> None:
-        """Bury the dead, also those that others left behind, and start again what should run."""
+        """Wait up to `seconds` for processes that ended; reap them, orphans as well, and restart parts."""
         if self._due:
             seconds = min(seconds, max(self._due[0][0] - time.monotonic(), 0))
         signal.sigtimedwait([signal.SIGCHLD], seconds)

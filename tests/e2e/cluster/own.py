@@ -1,4 +1,4 @@
-"""The cluster of our own: one node, started for the tests and gone with them."""
+"""Our own cluster: one node, started for the tests and gone with them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STOP_SECONDS = 60
 
 
 class OwnCluster(Cluster):
-    """One node of Kubernetes, with all its parts within our reach."""
+    """One Kubernetes node, whose parts the tests can reach."""
 
     def __init__(self, slot: slots.Slot, found: Programs, guard: subprocess.Popen[str]) -> None:
         self.slot = slot
@@ -62,7 +62,7 @@ class OwnCluster(Cluster):
         return log.read_text(errors="replace")
 
     def wait(self, what: str, done: Callable[[], object], seconds: float = _START_SECONDS) -> None:
-        """Until `done` says so; what it raises meanwhile does not count."""
+        """Wait until `done()` is true; it may raise until then. Raises ClusterError after `seconds`."""
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -79,7 +79,7 @@ class OwnCluster(Cluster):
             time.sleep(0.1)
 
     def set_up(self) -> None:
-        """See the node through its start."""
+        """Wait for the node's parts and install the add-ons."""
         self.wait("the registry", lambda: _answers(f"http://{self.registry}/v2/"))
         images.push(self.registry, "pause", self.programs.kube / "pause")
         self.wait("the API server", lambda: self.kubectl("get", "--raw", "/readyz"))
@@ -90,7 +90,7 @@ class OwnCluster(Cluster):
         self.wait("metrics to be served", lambda: self.kubectl("get", "--raw", "/apis/metrics.k8s.io/v1beta1"))
 
     def _last_words(self) -> str:
-        """The end of every part's log: the logs themselves go with the cluster."""
+        """Return the last lines of every part's log, since the logs go with the cluster."""
         logs = sorted((self.slot.folder / "log").glob("*"))
         return "\n".join(f"{log.name}: {' | '.join(self.logs(log.name).splitlines()[-2:])}" for log in logs)
 
@@ -107,13 +107,13 @@ class OwnCluster(Cluster):
     def _node_is_ready(self) -> bool:
         jsonpath = '{.status.conditions[?(@.type=="Ready")].status}'
         ready = self.kubectl("get", "node", plan.NODE, "-o", f"jsonpath={jsonpath}") == "True"
-        # Without its account the namespace takes no pods yet.
+        # A namespace takes no pods before it has its service account.
         return ready and bool(self.kubectl("get", "serviceaccount", "default", "--namespace", "default", "-o", "name"))
 
 
 @contextmanager
 def started(cache: Path | None, state: Path | None) -> Generator[OwnCluster]:
-    """A cluster for the block."""
+    """Start a cluster, and stop it when the block ends."""
     reason = unavailable()
     if reason:
         raise ClusterError(reason)
@@ -133,7 +133,7 @@ def started(cache: Path | None, state: Path | None) -> Generator[OwnCluster]:
             pass_fds=[holder.fileno()],
             start_new_session=True,
         )
-        undo.pop_all()  # from here on the guard does it
+        undo.pop_all()  # from here on the guard cleans up
     try:
         cluster = OwnCluster(slot, found, guard)
         cluster.set_up()

@@ -1,4 +1,4 @@
-"""Keys and certificates of a cluster that lives for an hour, and the kubeconfigs made of them."""
+"""Keys, certificates and kubeconfigs of a cluster that lives for an hour."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DAYS = "7"
 
 
 class Authority:
-    """Signs certificates into a folder: `<name>.crt` beside `<name>.key`. Its own are `ca.crt` and `ca.key`."""
+    """Signs certificates into a folder: `<name>.crt` beside `<name>.key`, its own as `ca.crt` and `ca.key`."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self._folder, self._environment = folder, environment
@@ -23,7 +23,7 @@ class Authority:
         self._openssl("req", "-x509", *_KEY, "-subj", "/CN=ca", "-days", _DAYS, "-keyout", "ca.key", "-out", "ca.crt")
 
     def sign(self, name: str, subject: str, hosts: tuple[str, ...] = ()) -> None:
-        """A certificate for a client, or for a server that answers under `hosts` (`DNS:...`, `IP:...`)."""
+        """Sign a certificate for a client, or for a server at `hosts` (`DNS:...`, `IP:...`)."""
         names = f"subjectAltName={','.join(hosts)}" if hosts else ""
         (self._folder / f"{name}.ext").write_text(f"extendedKeyUsage=clientAuth,serverAuth\n{names}\n")
         self._openssl("req", *_KEY, "-subj", subject, "-keyout", f"{name}.key", "-out", f"{name}.csr")
@@ -31,12 +31,12 @@ class Authority:
         self._openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.crt", *signing)
 
     def key_pair(self, name: str) -> None:
-        """`<name>.key` and `<name>.pub`, for signing tokens."""
+        """Make `<name>.key` and `<name>.pub`, which sign tokens."""
         self._openssl("ecparam", "-genkey", "-noout", "-name", "prime256v1", "-out", f"{name}.key")
         self._openssl("ec", "-in", f"{name}.key", "-pubout", "-out", f"{name}.pub")
 
     def kubeconfig(self, name: str, server: str) -> str:
-        """A kubeconfig for the client that `name` was signed for."""
+        """Make a kubeconfig for the client whose certificate is `name`."""
 
         def data(file: str) -> str:
             return b64encode((self._folder / file).read_bytes()).decode()

@@ -1,4 +1,4 @@
-"""What runs on the node, and how it is set up: written into the state's folder before the node starts."""
+"""Configuration and command lines of the node's parts, written into the state folder before the node starts."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _PODS, _SERVICES = "10.244.0.0/16", "10.96.0.0/16"
 _FIRST_SERVICE_IP = "10.96.0.1"
 _CONTAINERD = "/run/containerd/containerd.sock"
 _OWN_FOLDERS = {"run": "/run", "lib": "/var/lib", "var-log": "/var/log"}
-"""Folders of the state -> where the node sees them. So every part may use its usual places and sees nobody else's."""
+"""Mount point on the node by state folder: parts use their usual paths and see no other cluster's."""
 
 
 def write(slot: Slot, programs: Programs, registry_port: int) -> None:
-    """Fill the slot's folder: keys, configuration, `kubeconfig` and the plan for node.py."""
+    """Fill the state folder: keys, configuration, `kubeconfig` and the plan for node.py."""
     state = slot.folder
     files = _Files(slot, programs, registry_port)
     files.write_all()
@@ -32,7 +32,7 @@ def write(slot: Slot, programs: Programs, registry_port: int) -> None:
     first = [
         _part("etcd", "etcd", *flags.etcd()),
         _part("containerd", "containerd", "--config", str(files.folder / "containerd.toml")),
-        # The same store under the same name in both networks: plain http is trusted on loopback only.
+        # One store under one name in both networks, since plain http is trusted on loopback only.
         _part("registry", *registry),
         _part("registry-for-host", *registry, on_host_network=True),
         _part("kube-apiserver", "kube-apiserver", *flags.apiserver()),
@@ -57,7 +57,7 @@ def write(slot: Slot, programs: Programs, registry_port: int) -> None:
             ["ip", "address", "add", f"{slot.node_ip}/30", "dev", "eth0"],
             ["ip", "link", "set", "eth0", "up"],
             ["ip", "route", "add", "default", "via", slot.host_ip],
-            # The addresses are this node's, so that a port without a Service refuses instead of hanging.
+            # The pool is local to the node, so that a port without a Service refuses instead of hanging.
             ["ip", "route", "add", "local", slot.pool, "dev", "lo"],
         ],
         "stages": [
@@ -75,7 +75,7 @@ def _part(name: str, *command: str, on_host_network: bool = False) -> dict[str, 
 
 
 class _Files:
-    """The configuration, in a folder of the state."""
+    """Writes the parts' configuration into a folder of the state."""
 
     _CLIENTS: Mapping[str, str] = {
         "admin": "/O=system:masters/CN=admin",
@@ -129,7 +129,7 @@ http: {{addr: "{self.registry}", secret: both processes take part in an upload}}
         authority.key_pair("tokens")
 
     def _network(self) -> dict[str, object]:
-        """A cable from each pod to the node and no bridge: traffic between pods passes the node's packet filter too."""
+        """Make the CNI configuration: point-to-point links, so that traffic between pods passes the packet filter."""
         addresses = {
             "type": "host-local",
             "ranges": [[{"subnet": _PODS.replace("/16", "/24")}]],
@@ -164,7 +164,7 @@ version = 2
 """
 
     def _snapshotter(self) -> str:
-        """Layers on layers do not work: where the state itself is on an overlay, as in a container, copy."""
+        """Choose the snapshotter: overlayfs cannot be stacked, so copy if the state is on one, as in a container."""
         mounts = [line.split(" - ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
         holding = [(left.split()[4], right.split()[0]) for left, right in mounts]
         inside = [mount for mount in holding if self._slot.folder.is_relative_to(mount[0])]
@@ -186,7 +186,7 @@ version = 2
             "clusterDomain": "cluster.local",
             "containerRuntimeEndpoint": f"unix://{_CONTAINERD}",
             "enforceNodeAllocatable": [],
-            # A developer's disk is often nearly full, which says nothing about what is tested here.
+            # A developer's nearly full disk must not evict the pods under test.
             "evictionHard": {"nodefs.available": "0%", "imagefs.available": "0%", "memory.available": "100Mi"},
             "imageGCHighThresholdPercent": 100,
             "failCgroupV1": False,
@@ -214,7 +214,7 @@ version = 2
 
 
 class _Flags:
-    """The parts' command lines."""
+    """Command-line flags of the parts."""
 
     def __init__(self, slot: Slot, folder: Path) -> None:
         self._slot, self._folder, self._pki = slot, folder, folder / "pki"

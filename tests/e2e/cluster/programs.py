@@ -1,7 +1,4 @@
-"""The programs of our own cluster: Kubernetes from its pinned Go modules, the rest from Debian.
-
-Both are kept in the user's cache.
-"""
+"""Programs of our own cluster, kept in the user's cache: Kubernetes from pinned Go modules, the rest from Debian."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ _PARTS = [
     *("kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubelet"),
     *("balancer", "coredns", "kubectl", "policy"),
 ]
-"""What the one program from kube/ is, by its name."""
+"""Names under which the one program of kube/ runs its parts."""
 
 _PACKAGES = {
     "containerd": "containerd",
@@ -35,20 +32,20 @@ _PACKAGES = {
     "openssl": "openssl",
     "runc": "runc",
 }
-"""Program -> the Debian package that has it."""
+"""Debian package by program."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Programs:
-    """Where everything is that a cluster runs."""
+    """Paths of all programs that a cluster runs."""
 
     kube: Path
     """Folder with `kubectl`, `kubelet` and the like, `metrics-server`, and the images' `pause` and `probe`."""
     environment: Mapping[str, str]
-    """With it, all programs run by their bare names."""
+    """Environment in which all programs run by their bare names."""
 
     def find(self, name: str) -> Path:
-        """A program's file."""
+        """Return a program's path; raises ClusterError if there is none."""
         found = shutil.which(name, path=self.environment["PATH"])
         if not found:
             raise ClusterError(f"there is no {name} in {self.environment['PATH']}")
@@ -56,7 +53,7 @@ class Programs:
 
 
 def unavailable() -> str | None:
-    """Why a cluster of our own cannot run here, and what to do; None when it can."""
+    """Say why our own cluster cannot run here and what to do, or None."""
     instead = "or name a cluster by E2E_KUBECONFIG"
     if not Path("/proc/self/ns/net").exists():
         return f"a cluster needs Linux namespaces: use Linux, {instead}"
@@ -70,7 +67,7 @@ def unavailable() -> str | None:
 
 
 def programs(cache: Path) -> Programs:
-    """All programs, from the cache or put there now."""
+    """Return all programs, from the cache or built into it now."""
     environment = {"HOME": "/root", "TMPDIR": "/run"} | debian.environment(_PACKAGES, cache)
     kube = _kube_folder(cache)
     debian.once(kube, _build)
@@ -79,7 +76,7 @@ def programs(cache: Path) -> Programs:
 
 
 def version() -> str:
-    """Kubernetes' version, as kube/go.mod pins it."""
+    """Read the Kubernetes version that kube/go.mod pins."""
     pinned = re.search(r"k8s\.io/kubernetes (v\S+)", (_KUBE / "go.mod").read_text())
     if not pinned:
         raise ClusterError(f"{_KUBE / 'go.mod'} does not pin k8s.io/kubernetes")
@@ -105,7 +102,7 @@ def _build(into: Path) -> None:
 
 
 def _go(module: Path, linker_flags: str, into: Path, package: str) -> None:
-    # The user's own Go settings reach modules (GOPROXY and the like); those that would change the result do not count.
+    # The user's own settings for reaching modules hold (GOPROXY and the like), but none that would change the result.
     settings = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
     command = ["go", "build", "-mod=readonly", "-trimpath", "-ldflags", linker_flags, "-o", f"{into}/", package]
     done = subprocess.run(command, cwd=module, env=settings, stderr=subprocess.PIPE, text=True, check=False)

@@ -1,7 +1,7 @@
-"""What a cluster of our own takes of the machine: a number, and by it a folder, cgroups, an interface and addresses.
+"""Slots: a number for each of our own clusters, which names its folder, cgroups, interface and addresses.
 
-The number is held by a socket name, which the system frees when its holders die. So whoever gets a number may clear
-away all that bears it: it is of a run that could not do it itself, such as one of a machine that crashed.
+A slot is held by an abstract socket name, which the kernel frees when its holders die. So the next holder may remove
+all that bears the number: it is left over from a run that was killed.
 """
 
 from __future__ import annotations
@@ -24,50 +24,50 @@ _KILL_SECONDS = 10
 
 @dataclass(frozen=True)
 class Slot:
-    """One number's share of the machine."""
+    """A cluster's number, and the names that follow from it."""
 
     number: int
     parent: Path
-    """The folder that the state's folder stands in."""
+    """Folder that holds the state folder."""
 
     @property
     def name(self) -> str:
-        """Of the folder and of the cgroups."""
+        """Name of the state folder and of the cgroups."""
         return f"model-endpoint-e2e-{self.number}"
 
     @property
     def folder(self) -> Path:
-        """The cluster's state, all of it."""
+        """State folder: all files of the cluster."""
         return self.parent / self.name
 
     @property
     def interface(self) -> str:
-        """The host's end of the cable to the node."""
+        """The host's end of the veth pair to the node."""
         return f"me-e2e-{self.number}"
 
     @property
     def host_ip(self) -> str:
-        """This machine, as the node sees it. 198.18.0.0/15 is set aside for tests between two machines (RFC 2544)."""
+        """This machine's address for the node, of the range for tests between two machines [RFC 2544]."""
         return f"198.18.{self.number}.1"
 
     @property
     def node_ip(self) -> str:
-        """The node, also for this machine."""
+        """The node's address."""
         return f"198.18.{self.number}.2"
 
     @property
     def pool(self) -> str:
-        """The load balancers' addresses."""
+        """Network of the load balancers' addresses."""
         return f"198.19.{self.number}.0/24"
 
     @property
     def load_balancer_ip(self) -> str:
-        """The first of them."""
+        """First load balancer's address."""
         return f"198.19.{self.number}.1"
 
 
 def claim(parent: Path) -> tuple[Slot, socket.socket]:
-    """The lowest free number, cleared, and what holds it; everything that dead runs have left is cleared as well."""
+    """Claim the lowest free slot; returns it with the socket that holds it. Clears what dead runs have left."""
     mine: tuple[Slot, socket.socket] | None = None
     for number in _NUMBERS:
         slot, holder = Slot(number, parent), socket.socket(socket.AF_UNIX)
@@ -87,7 +87,7 @@ def claim(parent: Path) -> tuple[Slot, socket.socket]:
 
 
 def clear(slot: Slot) -> None:
-    """Remove all that bears the number."""
+    """Kill the slot's processes and remove its cgroups, interface and folder."""
     groups = [group for group in cgroups(slot) if group.is_dir()]
     deadline = time.monotonic() + _KILL_SECONDS
     while (pids := _processes(groups)) and time.monotonic() < deadline:
@@ -103,13 +103,13 @@ def clear(slot: Slot) -> None:
 
 
 def cgroups(slot: Slot) -> list[Path]:
-    """The slot's cgroup in every hierarchy: one in version 2, one a controller in version 1."""
+    """List the slot's cgroups: one in cgroup v2, one per controller in v1."""
     mounts = [line.split(" - ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     return [Path(left.split()[4], slot.name) for left, right in mounts if right.split()[0] in {"cgroup", "cgroup2"}]
 
 
 def make_cgroups(slot: Slot) -> list[Path]:
-    """Make them; the result is where the node's own processes go, beside its pods."""
+    """Make the slot's cgroups; returns those for the node's own processes, beside its pods."""
     own: list[Path] = []
     for group in cgroups(slot):
         _delegate(group.parent)
@@ -123,7 +123,7 @@ def make_cgroups(slot: Slot) -> list[Path]:
 
 
 def _delegate(group: Path) -> None:
-    """Hand version 2's controllers to the groups below; in version 1 there is nothing to do."""
+    """Enable the controllers for child groups in cgroup v2."""
     available, handed = group / "cgroup.controllers", group / "cgroup.subtree_control"
     if available.exists():
         for controller in available.read_text().split():
@@ -132,7 +132,7 @@ def _delegate(group: Path) -> None:
 
 
 def _fill_cpuset(group: Path) -> None:
-    """In version 1 a new cpuset is empty, which takes no process; in version 2 empty means the parent's."""
+    """Copy the parent's cpuset in cgroup v1, where a new one is empty and takes no process."""
     if (group / "cgroup.controllers").exists():
         return
     for name in ("cpuset.cpus", "cpuset.mems"):
@@ -150,7 +150,7 @@ def _processes(groups: list[Path]) -> set[int]:
 
 
 def _remove(group: Path, deadline: float) -> None:
-    """Remove a cgroup and those below it. One whose last process is just dying is busy for a moment."""
+    """Remove a cgroup and its children; one is busy for a moment after its last process."""
     for folder, _, _ in os.walk(group, topdown=False):
         while True:
             try:
