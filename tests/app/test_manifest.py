@@ -54,9 +54,9 @@ def test_what_fits(changes: dict[str, Any]) -> None:
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"name": ""}, "name and version must not be empty"),
     ({"version": ""}, "name and version must not be empty"),
-    ({"name": 1}, "is not a model description: Expected `str`, got `int` - at `$.name`"),
-    ({"format": "pth"}, "is not a model description: Invalid enum value 'pth' - at `$.format`"),
-    ({"batching": "auto"}, "is not a model description: Invalid enum value 'auto' - at `$.batching`"),
+    ({"name": 1}, "this is not a model description: Expected `str`, got `int` - at `$.name`"),
+    ({"format": "pth"}, "this is not a model description: Invalid enum value 'pth' - at `$.format`"),
+    ({"batching": "auto"}, "this is not a model description: Invalid enum value 'auto' - at `$.batching`"),
     ({"inputs": []}, "inputs must name at least one tensor, each by a name of its own"),
     ({"outputs": []}, "outputs must name at least one tensor, each by a name of its own"),
     ({"inputs": [X, X]}, "inputs must name at least one tensor, each by a name of its own"),
@@ -72,7 +72,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"inputs": [X | {"datatype": "FP31"}]},
-        "is not a model description: Invalid enum value 'FP31' - at `$.inputs[0].datatype`",
+        "this is not a model description: Invalid enum value 'FP31' - at `$.inputs[0].datatype`",
     ),
     (
         {"inputs": [X | {"shape": [-1, 0]}]},
@@ -159,7 +159,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         profile({"x[0]": {"min": 0}}),
-        "is not a model description: Object missing required field `kind` - at `$.profile.features[...]`",
+        "this is not a model description: Object missing required field `kind` - at `$.profile.features[...]`",
     ),
 ]
 
@@ -173,7 +173,7 @@ def test_what_does_not_fit_is_named(changes: dict[str, Any], message: str) -> No
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"name": "\xff"}', b"[" * 100_000, b"\xef\xbb\xbf" + text()])
 def test_what_is_no_description_is_refused(content: bytes) -> None:
-    with pytest.raises(ValueError, match=r"^is not a model description: "):
+    with pytest.raises(ValueError, match=r"^this is not a model description: "):
         parse_manifest(content)
 
 

@@ -1,4 +1,4 @@
-"""How many processors this process may really use: the affinity mask, cut by the cgroup's CPU quota."""
+"""Count the CPUs that this process may use: the affinity mask, cut by the cgroup's CPU quota."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def _quota(root: Path) -> float | None:
-    """Processors granted by the cgroup (v2, then v1), or None when there is no limit."""
+    """CPUs granted by the cgroup (v2, then v1); None when there is no limit."""
     try:
         limit, period = (root / "cpu.max").read_text().split()
         return None if limit == "max" else int(limit) / int(period)
@@ -24,7 +24,7 @@ def _quota(root: Path) -> float | None:
 
 
 def usable(root: Path = CGROUP) -> int:
-    """At least 1. ONNX Runtime counts the machine's cores instead and oversubscribes a limited container."""
+    """Count the usable CPUs, at least 1. ONNX Runtime would take the host's, and oversubscribe a limited container."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(root)
     return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))

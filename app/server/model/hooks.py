@@ -1,6 +1,6 @@
-"""hooks.py in the model folder: the model author's own code before and after the model.
+"""hooks.py in the model folder: the model author's own preprocessing and postprocessing.
 
-It runs only as model.json declares it, by its digest: code that is slipped into the folder is an error, not a program.
+It runs only when model.json has its digest: code that is slipped into the folder is an error, not a program.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MODULE = "model_hooks"
 
 
 class Hooks:
-    """The declared functions. They get copies: what they change in place is nobody else's."""
+    """The author's functions. They get copies, so that they may change arrays in place."""
 
     def __init__(self, manifest: Manifest, preprocess: Hook | None, postprocess: Hook | None) -> None:
         self._preprocess = preprocess
@@ -34,28 +34,28 @@ class Hooks:
 
     @property
     def preprocesses(self) -> bool:
-        """Whether the model takes something else than what clients send."""
+        """Whether the model's inputs differ from those that clients send."""
         return self._preprocess is not None
 
     @property
     def postprocesses(self) -> bool:
-        """Whether clients get something else than what the model gives."""
+        """Whether the answers differ from the model's outputs."""
         return self._postprocess is not None
 
     def preprocess(self, inputs: Tensors, rows: int) -> Tensors:
-        """What clients sent, as the model takes it. A Problem rejected_by_hook when the hook raises a ValueError."""
+        """Turn the clients' inputs into the model's; a ValueError of the hook becomes the Problem rejected_by_hook."""
         return inputs if self._preprocess is None else _call("preprocess", self._preprocess, inputs, rows)
 
     def postprocess(self, outputs: Tensors, rows: int) -> Tensors:
-        """What the model gave, as model.json says that it is answered."""
+        """Turn the model's outputs into the answer's, in the datatypes and shapes of model.json."""
         if self._postprocess is None:
             return outputs
         answered = _call("postprocess", self._postprocess, outputs, rows)
-        return {output.name: _checked(answered, output, row_shape) for output, row_shape in self._outputs}
+        return {output.name: _converted(answered, output, row_shape) for output, row_shape in self._outputs}
 
 
 def load_hooks(folder: Path, manifest: Manifest) -> Hooks | None:
-    """The hooks that model.json declares, if any; a StartError for what does not fit or does not run."""
+    """Load the hooks.py that model.json declares, if it declares one; raises a StartError when something is wrong."""
     path = folder / "hooks.py"
     if manifest.hooks is None and not path.exists():
         return None
@@ -66,21 +66,21 @@ def load_hooks(folder: Path, manifest: Manifest) -> Hooks | None:
         raise StartError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as mistake:
         raise StartError(f"{path} {mistake}") from None
-    module = _run(path, content)
+    module = _execute(path, content)
     preprocess, postprocess = (_function(path, module, name) for name in ("preprocess", "postprocess"))
     if preprocess is None and postprocess is None:
         raise StartError(f"{path} defines neither preprocess nor postprocess")
     return Hooks(manifest, preprocess, postprocess)
 
 
-def _run(path: Path, content: bytes) -> ModuleType:
-    """The module, from the very bytes whose digest was checked."""
+def _execute(path: Path, content: bytes) -> ModuleType:
+    """Execute the very bytes whose digest was checked, as a module."""
     module = ModuleType(_MODULE)
     module.__file__ = str(path)
     try:
         code = compile(content, str(path), "exec", dont_inherit=True)
         sys.modules[_MODULE] = module  # as an import does; dataclasses look for themselves there
-        exec(code, module.__dict__)  # noqa: S102 - what this module is for
+        exec(code, module.__dict__)  # noqa: S102  # the author's code, by its digest
     except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         line = error.lineno if isinstance(error, SyntaxError) and error.filename == str(path) else [None, *lines][-1]
@@ -109,42 +109,42 @@ def _call(name: str, hook: Hook, tensors: Tensors, rows: int) -> Tensors:
     except ValueError as error:
         raise Problem(422, "rejected_by_hook", str(error) or "the model refuses this input") from error
     except (Exception, SystemExit) as error:
-        log.logger.exception("hook failed", extra={"fields": {"hook": name}})
+        log.logger.exception("hook_failed", extra={"fields": {"hook": name}})
         raise Problem(500, "hook_failed", f"the model's {name} failed; the server's log says why") from error
     if not isinstance(result, dict):
-        raise _wrong(f"{name} returned {type(result).__name__}, not a dict")
+        raise _mistake(f"{name} returned {type(result).__name__}, not a dict")
     for key, array in cast("dict[Any, Any]", result).items():
         if not isinstance(key, str) or not isinstance(array, np.ndarray):
-            raise _wrong(f"{name} returned {key!r}: {type(array).__name__}, not an array by name")
+            raise _mistake(f"{name} returned {key!r}: {type(array).__name__}, not an array by name")
         if cast(Array, array).shape[:1] != (rows,):
-            raise _wrong(f"{name} returned {key!r} of shape {list(cast(Array, array).shape)} for {rows} rows")
+            raise _mistake(f"{name} returned {key!r} of shape {list(cast(Array, array).shape)} for {rows} rows")
     return cast(Tensors, result)
 
 
-def _checked(answered: Tensors, output: Output, row_shape: list[int]) -> Array:
-    """The output in the datatype and shape of model.json."""
+def _converted(answered: Tensors, output: Output, row_shape: list[int]) -> Array:
+    """Convert an output to the datatype of model.json; raises a Problem when its shape or values do not fit."""
     array = answered.get(output.name)
     if array is None:
-        raise _wrong(f"postprocess returned {sorted(answered)} without {output.name!r}")
+        raise _mistake(f"postprocess returned {sorted(answered)} without {output.name!r}")
     shape = list(array.shape[1:])
     if not fits(shape, row_shape):
-        raise _wrong(f"postprocess returned {output.name!r} with rows of shape {shape}, model.json has {row_shape}")
+        raise _mistake(f"postprocess returned {output.name!r} with rows of shape {shape}, model.json has {row_shape}")
     dtype = DTYPES[output.datatype]
     if array.dtype == dtype and dtype != np.object_:
         return array
     result = array.astype(dtype) if np.can_cast(array.dtype, dtype, "same_kind") else None
-    if result is None or not _same(result, array):
-        raise _wrong(f"postprocess returned {output.name!r} as {array.dtype}, which is not {output.datatype}")
+    if result is None or not _lossless(result, array):
+        raise _mistake(f"postprocess returned {output.name!r} as {array.dtype}, which is not {output.datatype}")
     return result
 
 
-def _same(result: Array, array: Array) -> bool:
-    """Whether strings are strings, and whole numbers have kept their values; floats may lose digits."""
+def _lossless(result: Array, array: Array) -> bool:
+    """Whether strings are str and whole numbers have kept their values; floats may lose digits."""
     if result.dtype == np.object_:
         return all(type(value) is str for value in result.ravel())
     return result.dtype.kind not in "iu" or bool((result == array).all())
 
 
-def _wrong(message: str) -> Problem:
-    log.error("hook failed", reason=message)
+def _mistake(message: str) -> Problem:
+    log.error("hook_failed", reason=message)
     return Problem(500, "hook_failed", f"the model's hook is wrong: {message}")

@@ -1,4 +1,4 @@
-"""model.json: what a model is called, takes and gives. Names follow the Open Inference Protocol."""
+"""model.json: a model's name, inputs, outputs and reference profile, named as in the Open Inference Protocol."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..errors import StartError
 from .datatypes import FLOATS, INTEGERS, Datatype
 
 Batching = Literal["dynamic", "fixed", "none"]
-_NO_MEMBER = re.compile(r'["\\\x00-\x1f]')
-"""What the key of a JSON object would have to escape."""
+_ESCAPED = re.compile(r'["\\\x00-\x1f]')
+"""Characters that JSON must escape in a key, or may not have there."""
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
-    """How a picture becomes a row: `(pixel * scale - mean) / std`, channel by channel."""
+    """Preprocessing of a picture into a row: `(pixel * scale - mean) / std`, channel by channel."""
 
     mode: Literal["RGB", "L"] = "RGB"
     layout: Literal["CHW", "HWC"] = "CHW"
@@ -29,39 +29,39 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def channels(self) -> int:
-        """Values a pixel."""
+        """Values per pixel."""
         return len(self.mode)
 
 
 class Tensor(msgspec.Struct, frozen=True, kw_only=True):
-    """What inputs and outputs have in common."""
+    """Members that inputs and outputs share."""
 
     name: str
     datatype: Datatype
     shape: list[int]
-    """As the model has it: starting with the rows of a batch, unless the model's batching is "none"; -1 is any size."""
+    """The model's own shape: the rows of a batch come first, unless batching is "none"; -1 is any size."""
 
 
 class Input(Tensor, frozen=True, kw_only=True):
-    """A tensor that a client sends."""
+    """Tensor that a client sends."""
 
     features: list[str] = []
-    """What the values of a row mean, in order."""
+    """Names of a row's values, in order."""
     nullable: bool = False
-    """Whether a value may be missing: JSON's null, which becomes NaN."""
+    """Accept null for a missing value, which the model gets as NaN."""
     image: Image | None = None
-    """The client sends pictures, and the row is made from each as this says."""
+    """Preprocessing, where the client sends pictures."""
 
 
 class Output(Tensor, frozen=True, kw_only=True):
-    """A tensor that a client gets."""
+    """Tensor that a client gets."""
 
     labels: list[str] = []
-    """Names of the classes: an integer a row is one of them, n values a row are one for each."""
+    """Class names: a row of one integer is the index of a class, a row of n values has one for each class."""
 
 
 class Numeric(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="numeric"):
-    """A column of numbers on the training data.
+    """Distribution of a numeric column in the training data.
 
     `counts[i]` values lie above `edges[i - 1]` and up to `edges[i]`; the first bin is open below, the last one above.
     """
@@ -74,7 +74,7 @@ class Numeric(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="
 
 
 class Categorical(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="categorical"):
-    """A column of categories on the training data, and how often each occurs."""
+    """Counts of a categorical column's values in the training data."""
 
     categories: dict[str, int]
     missing: int = 0
@@ -84,7 +84,7 @@ ColumnProfile: TypeAlias = "Numeric | Categorical"
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
-    """The training data that live traffic is compared with, column by column (see `columns`)."""
+    """Distributions of the training data, by column (see `columns`), that live traffic is compared with."""
 
     rows: int
     features: dict[str, Numeric | Categorical] = {}
@@ -92,40 +92,40 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hooks(msgspec.Struct, frozen=True, kw_only=True):
-    """The code in hooks.py, which runs only as it was when model.json was written."""
+    """Digest of hooks.py, without which that code does not run."""
 
     sha256: str
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole file. Members it does not name are the author's own and ignored."""
+    """The whole of model.json. Unknown members are the author's own and ignored."""
 
     name: str
     version: str
     format: Literal["onnx", "pt2"] = "onnx"
     batching: Batching = "dynamic"
-    """dynamic: any number of rows at once; fixed: always the same number; none: the model knows no rows, one a run."""
+    """Rows per run: any number (dynamic), always the same (fixed), or one without a batch dimension (none)."""
     inputs: list[Input]
     outputs: list[Output]
     example: msgspec.Raw
-    """A body for POST /predict that the model can answer."""
+    """Body for POST /predict that the model can answer."""
     hooks: Hooks | None = None
     profile: Profile | None = None
 
     def row_shape(self, tensor: Tensor) -> list[int]:
-        """A tensor's shape without its rows."""
+        """Shape of a tensor's row, without the batch dimension."""
         return tensor.shape if self.batching == "none" else tensor.shape[1:]
 
     @property
     def fixed_rows(self) -> int | None:
-        """The rows that every run must have, where the model insists on a number."""
+        """Rows that every run must have; None when any number will do, or the model has no batch dimension."""
         return self.inputs[0].shape[0] if self.batching == "fixed" else None
 
 
 def columns(tensor: Tensor, row_shape: list[int]) -> list[str]:
-    """The names of a row's values, flattened; none when their number varies.
+    """Names of a row's values, in row-major order; empty when their number varies.
 
-    Features have their own names; the one value of a row has its tensor's; others are `tensor[label]` or `tensor[i]`.
+    Features have their own names, a single value has its tensor's; others are `tensor[label]` or `tensor[i]`.
     """
     width = math.prod(row_shape)
     if -1 in row_shape:
@@ -139,7 +139,7 @@ def columns(tensor: Tensor, row_shape: list[int]) -> list[str]:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The checked manifest, or a StartError that names the member at fault."""
+    """Read and check model.json; raises a StartError that names the file and the member at fault."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -151,11 +151,11 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def parse_manifest(content: bytes) -> Manifest:
-    """The checked manifest, or a ValueError that names the member at fault."""
+    """Decode and check model.json; raises a ValueError that names the member at fault and reads well after `path: `."""
     try:
         manifest = msgspec.json.decode(content, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"is not a model description: {error}") from None
+        raise ValueError(f"this is not a model description: {error}") from None
     _check(manifest)
     return manifest
 
@@ -181,7 +181,7 @@ def _check(manifest: Manifest) -> None:
         names = [tensor.name for tensor in tensors]
         if not names or "" in names or len(set(names)) < len(names):
             raise ValueError(f"{kind} must name at least one tensor, each by a name of its own")
-        _check_members(names)
+        _check_keys(names)
         for tensor in tensors:
             _check_shape(manifest, tensor, kind[:-1])
     for tensor in manifest.inputs:
@@ -192,9 +192,9 @@ def _check(manifest: Manifest) -> None:
         _check_profile(manifest, manifest.profile)
 
 
-def _check_members(names: list[str]) -> None:
+def _check_keys(names: list[str]) -> None:
     for name in names:
-        if _NO_MEMBER.search(name):
+        if _ESCAPED.search(name):
             raise ValueError(f"the name {name!r} must have no quotation mark, backslash or control character")
 
 
@@ -244,7 +244,7 @@ def _check_output(tensor: Output, row: list[int]) -> None:
     if row not in ([], [len(tensor.labels)]):
         raise ValueError(f"output {tensor.name!r} has {len(tensor.labels)} labels but rows of shape {row}")
     if row:
-        _check_members(tensor.labels)
+        _check_keys(tensor.labels)
     elif tensor.datatype not in INTEGERS:
         raise ValueError(f"output {tensor.name!r} has labels, so its datatype must be an integer")
 

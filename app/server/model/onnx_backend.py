@@ -1,4 +1,4 @@
-"""ONNX Runtime: opens model.onnx, holds it against the manifest, runs it."""
+"""ONNX Runtime: open model.onnx, check it against the manifest, run it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol, cast
 # they write no identifier and send nothing [microsoft/onnxruntime#27379].
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-import onnxruntime  # pyright: ignore[reportMissingTypeStubs] - it ships none
+import onnxruntime  # pyright: ignore[reportMissingTypeStubs]  # it ships none
 
 from ..errors import Problem, StartError
 from . import cpu
@@ -20,7 +20,7 @@ from .onnx_file import has_external_data
 from .tensors import Array, Tensors, fits
 
 _TINY_BYTES = 2**20
-"""Up to this size one thread is faster than the hand-over to several."""
+"""Largest file whose model runs faster on one thread than on several."""
 
 
 class _Tensor(Protocol):
@@ -44,10 +44,10 @@ class _SessionOptions(Protocol):
 
 
 class _Runtime(Protocol):
-    """The part of onnxruntime, which has no types, that is used here."""
+    """Types of what is used of onnxruntime, which has none."""
 
-    def SessionOptions(self) -> _SessionOptions: ...  # noqa: N802
-    def InferenceSession(  # noqa: N802
+    def SessionOptions(self) -> _SessionOptions: ...  # noqa: N802  # onnxruntime's name
+    def InferenceSession(  # noqa: N802  # onnxruntime's name
         self, content: bytes, options: _SessionOptions, /, *, providers: list[str]
     ) -> _Session: ...
 
@@ -56,14 +56,14 @@ _runtime = cast(_Runtime, onnxruntime)
 
 
 class OnnxBackend:
-    """An open ONNX model."""
+    """ONNX model, ready to run."""
 
     def __init__(self, session: _Session, outputs: list[str]) -> None:
         self._session = session
         self._outputs = outputs
 
     def run(self, inputs: Tensors) -> Tensors:
-        """One run. Raises a Problem when the model fails on these inputs."""
+        """Run once; raises a Problem when the model fails on these inputs."""
         try:
             return dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
         except Exception as error:  # ONNX Runtime's own exceptions share no base class
@@ -71,9 +71,9 @@ class OnnxBackend:
 
 
 def open_model(folder: Path, manifest: Manifest, *, check_inputs: bool, check_outputs: bool) -> OnnxBackend:
-    """Open model.onnx; a StartError says why it cannot be, or in what it differs from the manifest.
+    """Open model.onnx; raises a StartError when that fails, or the file differs from the manifest.
 
-    A side that a hook stands before is the hook's to get right, and is not held against the manifest.
+    The manifest describes what clients see: a side that a hook converts is not to be checked.
     """
     path = folder / "model.onnx"
     try:

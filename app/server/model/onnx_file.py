@@ -1,7 +1,7 @@
-"""Is an ONNX file data only? Looks for tensors that are kept in other files.
+"""Find out whether an ONNX file keeps tensors in other files.
 
-An ONNX model may name files outside itself (`data_location: EXTERNAL`), which are then read from any path the model
-chooses. This walks the protobuf wire format, without loading weights or needing the onnx package.
+An ONNX model may name files outside itself (`data_location: EXTERNAL`), which are then read from any path it chooses.
+This walks the protobuf wire format, without loading weights or needing the onnx package.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _FIELDS: dict[str, dict[int, str]] = {
 }
 _EXTERNAL_DATA = 13
 _DATA_LOCATION = 14
-_DEEPEST = 64
+_MAX_DEPTH = 64
 Field: TypeAlias = "tuple[int, int | memoryview]"
 
 
 def has_external_data(content: bytes) -> bool:
-    """Whether any tensor lies outside the file; ValueError when the content is not a protobuf message."""
+    """Whether any tensor lies outside the file; raises a ValueError, to follow "it", when this is not protobuf."""
     return _walk("model", memoryview(content), 0)
 
 
 def _walk(message: str, content: memoryview, depth: int) -> bool:
-    if depth > _DEEPEST:
+    if depth > _MAX_DEPTH:
         raise ValueError("is nested too deeply")
     if message == "tensor":
         return any(

@@ -19,11 +19,11 @@ from . import pt2_program
 _PROGRAM = "models/model.json"
 _CONFIGS = {"data/weights/": "model_weights_config.json", "data/constants/": "model_constants_config.json"}
 _TENSOR = re.compile(r"data/(weights/weight|constants/tensor)_[0-9]+")
-_LEFT_OUT = re.compile(
+_DROPPED = re.compile(
     r"data/sample_inputs/model\.pt|archive_format|archive_version|byteorder|version|\.data/[a-z_]+|\.format_version"
     r"|\.storage_alignment|extra/.*"
 )
-"""What a plain archive holds as well, and nothing here needs. The sample inputs are a pickle."""
+"""Entries of a plain archive that are not needed here. The sample inputs are a pickle."""
 _FIXED = {
     "archive_format": b"pt2",
     "archive_version": b"0",
@@ -34,19 +34,19 @@ _FIXED = {
 
 
 def read_archive(path: Path) -> bytes:
-    """The archive, reduced to data that torch.export.load can be given; ValueError says what else it is or holds.
+    """Reduce the archive to data that is safe to give to torch.export.load, in as much memory as the file is large.
 
-    An OSError when the file cannot be read. Takes as much memory as the file is large.
+    Raises a ValueError, to follow "it", that says what else the archive is or holds, or an OSError.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return _written_anew(archive, _entries(archive, path.stat().st_size))
+            return _rewrite(archive, _entries(archive, path.stat().st_size))
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise ValueError(f"is not a zip file that can be read: {error}") from None
 
 
 def _entries(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
-    """The entries by their names below the one folder that holds everything."""
+    """Check the entries and return them by their names below the one folder that holds everything."""
     infos = archive.infolist()
     root = infos[0].filename.partition("/")[0] if infos else ""
     entries = {info.filename.removeprefix(f"{root}/"): info for info in infos}
@@ -58,7 +58,7 @@ def _entries(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
         raise ValueError(f"holds no {_PROGRAM}: it was not written by torch.export.save of PyTorch 2.8 or newer")
     known = {_PROGRAM, *(folder + config for folder, config in _CONFIGS.items())}
     for entry in entries:
-        if entry not in known and not _TENSOR.fullmatch(entry) and not _LEFT_OUT.fullmatch(entry):
+        if entry not in known and not _TENSOR.fullmatch(entry) and not _DROPPED.fullmatch(entry):
             raise ValueError(f"holds {entry!r}, which is no part of a plain exported program")
     for entry in ("archive_version", "byteorder"):
         if entry in entries and archive.read(entries[entry]) != _FIXED[entry]:
@@ -66,7 +66,7 @@ def _entries(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     return entries
 
 
-def _written_anew(archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo]) -> bytes:
+def _rewrite(archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo]) -> bytes:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as new:
         for name, value in _FIXED.items():

@@ -18,7 +18,7 @@ from msgspec import UNSET, UnsetType
 
 
 class _Checked(str):
-    """A string of which PyTorch makes something."""
+    """String that PyTorch does not only pass on."""
 
     __slots__ = ()
     pattern: ClassVar[re.Pattern[str]]
@@ -26,21 +26,21 @@ class _Checked(str):
 
 
 class Name(_Checked):
-    """It becomes a variable, or an argument's name, in generated Python code."""
+    """Name of a variable or an argument in generated Python code."""
 
     pattern = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|")
     unlike = "names something {!r}, which is no name"
 
 
 class Path(_Checked):
-    """Attributes of a module; in generated Python code as well."""
+    """Path of a module's attributes, in generated Python code as well."""
 
     pattern = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
     unlike = "has a tensor {!r}, which is no path of names"
 
 
 class Operator(_Checked):
-    """It is looked up, and called when the model runs."""
+    """Dotted name that is looked up, and called when the model runs."""
 
     pattern = re.compile(
         r"torch\.ops\.(aten|prims)\.(?!name\.|__(?!(and|or|xor|lshift|rshift)__))\w+\.(?!_|op\b|overloads\b|op_overloads\b)\w+"
@@ -68,11 +68,11 @@ class Expression(_Checked):
 
 
 class Dropped:
-    """A member that PyTorch demands, and that is not passed on."""
+    """Member that PyTorch demands, and that is not passed on."""
 
 
-_SHOWN = 60
-"""Characters of a value in a message."""
+_MAX_SHOWN = 60
+"""Characters of a value that a message shows."""
 _MODES = frozenset(
     {"approximate", "assert_msg", "driver", "equation", "indexing", "interpolation", "mode", "norm", "ord", "p"}
     | {"pad_mode", "padding", "padding_side", "reduce", "rounding_mode", "side", "UPLO"}
@@ -83,7 +83,7 @@ _Float: TypeAlias = float | Literal["Infinity", "-Infinity", "NaN"]
 
 
 class _Union(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """One member, of several that are possible."""
+    """Tagged union: one member, of several that are possible."""
 
 
 class Device(msgspec.Struct):
@@ -187,7 +187,9 @@ class NamedArgument(msgspec.Struct):
 
     def __post_init__(self) -> None:
         if self.arg.as_string not in (UNSET, "cpu") and self.name not in _MODES:
-            raise ValueError(f"gives the text {self.arg.as_string[:_SHOWN]!r} to an operator as its {str(self.name)!r}")
+            raise ValueError(
+                f"gives the text {self.arg.as_string[:_MAX_SHOWN]!r} to an operator as its {str(self.name)!r}"
+            )
 
 
 class Node(msgspec.Struct):
@@ -287,7 +289,7 @@ class Version(msgspec.Struct):
 
 
 class Program(msgspec.Struct):
-    """The whole file models/model.json."""
+    """Whole file models/model.json."""
 
     graph_module: GraphModule
     opset_version: dict[str, int]
@@ -311,13 +313,13 @@ class Payload(msgspec.Struct):
 
 
 class Payloads(msgspec.Struct):
-    """A file that says which tensor is kept where."""
+    """File that says which tensor is kept where."""
 
     config: dict[Annotated[str, msgspec.Meta(pattern=rf"\A({Path.pattern.pattern})\Z")], Payload]
 
 
 class Tree(msgspec.Struct):
-    """How arguments or results are nested."""
+    """Nesting of arguments or results."""
 
     type: Literal["builtins.tuple", "builtins.list", "builtins.dict"] | None
     context: Annotated[str, msgspec.Meta(pattern=r"\A(null|\[(\"[^\"\\]*\"(, ?\"[^\"\\]*\")*)?\])\Z")] | None
@@ -333,7 +335,7 @@ _Decoded = TypeVar("_Decoded")
 
 
 def program(content: bytes) -> bytes:
-    """models/model.json written anew; ValueError says what it holds beyond tensors in, operators, tensors out."""
+    """Rewrite models/model.json; raises a ValueError when it holds more than tensors in, operators, tensors out."""
     found = _decode(content, Program)
     calls = found.graph_module.module_call_graph[:1]  # the others serve to take the program apart into modules again
     if not calls:
@@ -346,7 +348,7 @@ def program(content: bytes) -> bytes:
 
 
 def payloads(content: bytes) -> tuple[bytes, set[str]]:
-    """A config of weights or constants written anew, and the files that it names; a ValueError as from `program`."""
+    """Rewrite a config of weights or constants, and list the files it names; raises a ValueError like `program`."""
     found = _decode(content, Payloads)
     return _encode(found), {payload.path_name for payload in found.config.values()}
 
@@ -377,11 +379,11 @@ def _decode(content: bytes | msgspec.Raw, kind: type[_Decoded]) -> _Decoded:
 
 
 def _check(kind: type[Any], value: Any) -> Any:
-    """What msgspec asks for the types that are not its own."""
+    """Decode the types that are not msgspec's own."""
     if kind is Dropped:
         return Dropped()
     if not isinstance(value, str) or not kind.pattern.fullmatch(value):
-        raise ValueError(kind.unlike.format(value[:_SHOWN] if isinstance(value, str) else value))
+        raise ValueError(kind.unlike.format(value[:_MAX_SHOWN] if isinstance(value, str) else value))
     return kind(value)
 
 

@@ -1,4 +1,4 @@
-"""PyTorch: opens model.pt2, holds it against the manifest by running it, runs it. For the image's torch variant."""
+"""PyTorch: open model.pt2 and run it, checking outputs against the manifest. For the image's torch variant."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from .tensors import DTYPES, Tensors
 
 
 class TorchBackend:
-    """An open exported program."""
+    """Exported program, ready to run."""
 
     def __init__(self, torch: Any, module: Any, inputs: list[str], outputs: list[Output]) -> None:
-        """`inputs` are the program's arguments in order; of `outputs` none are given where hooks stand behind it."""
+        """`inputs` are the program's arguments in order; `outputs` is empty where they are not to be checked."""
         self._torch = torch
         self._module = module
         self._inputs = inputs
         self._outputs = {output.name: DTYPES[output.datatype] for output in outputs}
 
     def run(self, inputs: Tensors) -> Tensors:
-        """One run. Raises a Problem when it fails, or gives something else than the manifest says."""
+        """Run once; raises a Problem when the program fails, or its outputs are not those of the manifest."""
         torch = self._torch
         try:
             # A copy, because a tensor must be writable, and what came in binary is a view of the request.
@@ -41,12 +41,12 @@ class TorchBackend:
         found = {name: array.dtype for name, array in arrays.items()}
         if self._outputs and found != self._outputs:
             raise Problem(
-                500, "model_failed", f"the model gives {_listed(found)}, model.json has {_listed(self._outputs)}"
+                500, "model_failed", f"the model gives {_dtypes(found)}, model.json has {_dtypes(self._outputs)}"
             )
         return arrays
 
     def _named(self, results: Any) -> Tensors:
-        """A program's dict has names; other results have the manifest's, in order."""
+        """Name the results: by a dict's own keys, else as the manifest does, in order."""
         if not isinstance(results, dict):
             several = cast("list[Any]", results if isinstance(results, tuple | list) else [results])
             names = self._outputs if len(several) == len(self._outputs) else range(len(several))
@@ -54,14 +54,14 @@ class TorchBackend:
         return {name: tensor.numpy() for name, tensor in cast("dict[str, Any]", results).items()}
 
 
-def _listed(outputs: Mapping[str, Any]) -> str:
+def _dtypes(outputs: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}: {dtype}" for name, dtype in outputs.items())
 
 
 def open_model(folder: Path, manifest: Manifest, *, check_inputs: bool, check_outputs: bool) -> TorchBackend:
-    """Open model.pt2; a StartError says why it cannot be, or in what it differs from the manifest.
+    """Open model.pt2; raises a StartError when that fails, or its inputs are not those of the manifest.
 
-    Shapes and outputs are seen when the example is run, at the start.
+    Shapes and outputs are checked when the example is run, at the start.
     """
     path = folder / "model.pt2"
     wrong = [tensor.name for tensor in (*manifest.inputs, *manifest.outputs) if tensor.datatype == "BYTES"]

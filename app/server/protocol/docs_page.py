@@ -1,4 +1,4 @@
-"""The page at /docs: a file that needs no other, under a policy that lets it run its own script and nothing else."""
+"""Page at /docs: one self-contained file, under a policy that lets it run its own script and nothing else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FILE = Path(__file__).with_name("docs.html")
 
 
 def read_page() -> tuple[Headers, bytes]:
-    """Headers and body of the answer; to be read once."""
+    """Read the page: headers and body of the answer, to be kept."""
     body = _FILE.read_bytes()
     policy = {
         "default-src": "'none'",
@@ -37,6 +37,6 @@ def read_page() -> tuple[Headers, bytes]:
 
 
 def _digests(page: bytes, tag: bytes) -> str:
-    """Sources that allow what stands between the tags, byte for byte."""
+    """Content-Security-Policy sources for what stands between the tags, byte for byte."""
     inline = re.findall(rb"<%b>(.*?)</%b>" % (tag, tag), page, re.DOTALL)
     return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(each).digest()).decode()}'" for each in inline)

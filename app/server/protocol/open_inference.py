@@ -23,14 +23,14 @@ from .v2_tensors import TensorReader, pack
 _SERVER = "model-endpoint"
 _SERVER_VERSION = "0.1.0"
 _PLATFORMS = {"onnx": "onnxruntime_onnx", "pt2": "pytorch_pt2"}
-_MOST_DIGITS = 18
-_MOST_NAMED = 20
+_MAX_LENGTH_DIGITS = 18
+_MAX_LISTED_NAMES = 20
 
 Size = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 
 
 class InputParameters(msgspec.Struct):
-    """Of one input of a request."""
+    """Parameters of one input of a request."""
 
     binary_data_size: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | UnsetType = UNSET
 
@@ -44,7 +44,7 @@ class _Input(msgspec.Struct):
 
 
 class OutputParameters(msgspec.Struct):
-    """Of one output of a request."""
+    """Parameters of one output of a request."""
 
     binary_data: bool | UnsetType = UNSET
     classification: int | UnsetType = UNSET
@@ -52,20 +52,20 @@ class OutputParameters(msgspec.Struct):
 
 
 class RequestedOutput(msgspec.Struct):
-    """An output that a client asks for."""
+    """Output that a client asks for."""
 
     name: str
     parameters: OutputParameters | UnsetType | None = UNSET
 
 
 class RequestParameters(msgspec.Struct):
-    """Of a whole request."""
+    """Parameters of a whole request."""
 
     binary_data_output: bool | UnsetType = UNSET
 
 
 class RequestBody(msgspec.Struct):
-    """The JSON of POST .../infer."""
+    """JSON of POST .../infer."""
 
     inputs: list[_Input]
     outputs: list[RequestedOutput] | UnsetType | None = UNSET
@@ -77,7 +77,7 @@ _request = msgspec.json.Decoder(RequestBody)
 
 
 class ServerMetadata(msgspec.Struct):
-    """The answer to GET /v2."""
+    """Answer to GET /v2."""
 
     name: str
     version: str
@@ -85,7 +85,7 @@ class ServerMetadata(msgspec.Struct):
 
 
 class TensorMetadata(msgspec.Struct):
-    """An input or an output."""
+    """Name, datatype and shape of an input or output; -1 is any size."""
 
     name: str
     datatype: str
@@ -93,7 +93,7 @@ class TensorMetadata(msgspec.Struct):
 
 
 class ImageParameters(msgspec.Struct):
-    """How an input is made from a picture: here the client does it."""
+    """Preprocessing of a picture, which is the client's part in this protocol."""
 
     preprocessing: Image
     send: str = (
@@ -102,7 +102,7 @@ class ImageParameters(msgspec.Struct):
 
 
 class ModelParameters(msgspec.Struct, omit_defaults=True):
-    """What this server says about a model beyond the protocol."""
+    """Model metadata beyond the protocol."""
 
     batching: str
     example: Raw
@@ -113,7 +113,7 @@ class ModelParameters(msgspec.Struct, omit_defaults=True):
 
 
 class ModelMetadata(msgspec.Struct):
-    """The answer to GET /v2/models/{name}."""
+    """Answer to GET /v2/models/{name}."""
 
     name: str
     versions: list[str]
@@ -124,7 +124,7 @@ class ModelMetadata(msgspec.Struct):
 
 
 class ResponseTensor(msgspec.Struct, omit_defaults=True):
-    """An output of an answer: `data`, or `parameters.binary_data_size` bytes behind the JSON."""
+    """Output of an answer: `data`, or `parameters.binary_data_size` bytes behind the JSON."""
 
     name: str
     datatype: str
@@ -134,7 +134,7 @@ class ResponseTensor(msgspec.Struct, omit_defaults=True):
 
 
 class ResponseBody(msgspec.Struct, kw_only=True):
-    """The JSON of an answer to POST .../infer."""
+    """JSON of an answer to POST .../infer."""
 
     model_name: str
     model_version: str
@@ -144,18 +144,18 @@ class ResponseBody(msgspec.Struct, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """A decoded request."""
+    """Decoded body of POST .../infer."""
 
     inputs: Tensors
-    """In the model's datatypes, rows along axis 0. Those that came in binary may be read-only views of the body."""
+    """Arrays in the model's datatypes, rows along axis 0; binary ones may be read-only views of the body."""
     rows: int
     id: str | None
     outputs: dict[str, bool]
-    """What to answer, in this order -> whether in binary."""
+    """Outputs to answer, in this order, by name: whether in binary."""
 
 
 class V2:
-    """Decodes and encodes for one model. Every mistake of a client is a Problem with the field's path."""
+    """Decoder and encoder for one model. Every mistake of a client is a Problem with the field's path."""
 
     def __init__(self, manifest: Manifest, max_rows: int) -> None:
         self._name = manifest.name
@@ -170,18 +170,18 @@ class V2:
         self._model_metadata = encode(_metadata(manifest))
 
     def server_metadata(self) -> bytes:
-        """The answer to GET /v2."""
+        """Body of GET /v2."""
         return encode(ServerMetadata(_SERVER, _SERVER_VERSION, ["binary_tensor_data"]))
 
     def model_metadata(self) -> bytes:
-        """The answer to GET /v2/models/{name}.
+        """Body of GET /v2/models/{name}.
 
-        Shapes start with -1 for the rows, however many the model takes a run; those of a model without rows do not.
+        Shapes start with -1 for the rows, also where the model runs a fixed number; without batching they do not.
         """
         return self._model_metadata
 
     def decode(self, body: bytes, header_length: str | None) -> InferRequest:
-        """The body of POST .../infer; `header_length` is its Inference-Header-Content-Length."""
+        """Decode the body of POST .../infer; `header_length` is the header Inference-Header-Content-Length."""
         header, binary = _split(body, header_length)
         request = strict_json.decode(_request, header, "$")
         if header.count(b'"') != _quotes(request):
@@ -242,9 +242,9 @@ class V2:
         return wanted
 
     def encode(self, outputs: Tensors, request: InferRequest) -> tuple[Headers, bytes]:
-        """The answer's headers and body; `outputs` are in the model's datatypes, rows along axis 0.
+        """Encode an answer to headers and body; `outputs` are in the model's datatypes, rows along axis 0.
 
-        A value that JSON has no number for is the Problem non_finite_output; in binary it goes out as it is.
+        Raises the Problem non_finite_output for NaN and infinities in JSON; in binary they go out as they are.
         """
         tensors: list[ResponseTensor] = []
         chunks: list[bytes | memoryview] = []
@@ -276,13 +276,13 @@ class V2:
 
 
 class ProtocolError(msgspec.Struct):
-    """The body of an error."""
+    """Body of an error in the protocol's form."""
 
     error: str
 
 
 def error_body(problem: Problem) -> bytes:
-    """The protocol's form of an error: one sentence, which ends with the path where there is one."""
+    """Encode a Problem in the protocol's form: one sentence, which ends with the path where there is one."""
     path = "" if problem.path is None else f" (at {problem.path})"
     return encode(ProtocolError(problem.message + path))
 
@@ -306,10 +306,10 @@ def _metadata(manifest: Manifest) -> ModelMetadata:
 
 
 def _split(body: bytes, header_length: str | None) -> tuple[bytes, memoryview]:
-    """The JSON and the binary data behind it."""
+    """Split a body into its JSON and the binary data behind it."""
     length = len(body)
     if header_length is not None:
-        number = header_length.isascii() and header_length.isdigit() and len(header_length) <= _MOST_DIGITS
+        number = header_length.isascii() and header_length.isdigit() and len(header_length) <= _MAX_LENGTH_DIGITS
         if not number or int(header_length) > length:
             message = (
                 f"the header Inference-Header-Content-Length must be a number of at most the body's {length} bytes"
@@ -322,9 +322,9 @@ def _split(body: bytes, header_length: str | None) -> tuple[bytes, memoryview]:
 
 
 def _quotes(value: Any) -> int:
-    """How many quotation marks the text of a decoded value must have; one with more has unknown or duplicate keys.
+    """Count the quotation marks that the text of a decoded value must have: more come with unknown or duplicate keys.
 
-    Escaped ones in a string only add to the text's: then it is looked at closely, in vain.
+    Escaped ones within a string also add to the text's: then it is searched for duplicates in vain.
     """
     if isinstance(value, str):
         return 2
@@ -334,7 +334,7 @@ def _quotes(value: Any) -> int:
         members = (getattr(value, name) for name in value.__struct_fields__)
         return sum(2 + _quotes(member) for member in members if member is not UNSET)
     if isinstance(value, list):
-        return sum(map(_quotes, value))  # pyright: ignore[reportUnknownArgumentType]
+        return sum(map(_quotes, value))  # pyright: ignore[reportUnknownArgumentType]  # list of anything
     return 0
 
 
@@ -347,4 +347,4 @@ def _check_finite(name: str, array: Array) -> None:
 
 def _list(items: Iterable[str]) -> str:
     names = list(items)
-    return ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
+    return ", ".join(names[:_MAX_LISTED_NAMES]) + (", ..." if len(names) > _MAX_LISTED_NAMES else "")

@@ -1,4 +1,4 @@
-"""A model's signature as types of HTTP bodies, as narrow as the server is: to describe them, not to decode."""
+"""Types of HTTP bodies for a model's signature, as narrow as the server is: to describe bodies, not to decode them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Type: TypeAlias = Any
 
 
 def request_types(manifest: Manifest, max_rows: int) -> list[Type]:
-    """The bodies that POST /predict takes."""
+    """Bodies that POST /predict takes."""
     row = _object("Row", {tensor.name: _lone(tensor, manifest) for tensor in manifest.inputs})
     named = _object("PredictNamed", {"inputs": row | _rows(row, max_rows)})
     if len(manifest.inputs) > 1:
@@ -27,7 +27,7 @@ def request_types(manifest: Manifest, max_rows: int) -> list[Type]:
 
 
 def answer_types(manifest: Manifest, max_rows: int) -> list[Type]:
-    """The bodies that it answers with."""
+    """Bodies that POST /predict answers with."""
     values = {
         tensor.name: _answer(index, tensor, manifest.row_shape(tensor)) for index, tensor in enumerate(manifest.outputs)
     }
@@ -39,7 +39,7 @@ def answer_types(manifest: Manifest, max_rows: int) -> list[Type]:
 
 
 def infer_type(manifest: Manifest, max_rows: int) -> Type:
-    """The JSON that POST /v2/models/{name}/infer takes."""
+    """JSON that POST /v2/models/{name}/infer takes."""
     inputs: Type = _infer_input(0, manifest, max_rows)
     for index in range(1, len(manifest.inputs)):
         inputs |= _infer_input(index, manifest, max_rows)
@@ -75,12 +75,12 @@ def _infer_input(index: int, manifest: Manifest, max_rows: int) -> Type:
         ("parameters", InputParameters | UnsetType | None, UNSET),
         ("data", list[flat_or_nested] | UnsetType, UNSET),
     ]
-    # What tells inputs apart is a tag to msgspec.
+    # msgspec tells the members of a union apart by a tag.
     return msgspec.defstruct(f"InferInput{index}", members, tag_field="name", tag=tensor.name)
 
 
 def _object(name: str, members: Mapping[str, Type]) -> Type:
-    """With these members, whose names need not be Python's, and no others."""
+    """Type of an object with exactly these members, whose names need not be Python's."""
     fields = {f"field_{index}": member for index, member in enumerate(members)}
     types = zip(fields, members.values(), strict=True)
     return msgspec.defstruct(name, types, rename=fields, forbid_unknown_fields=True)
@@ -101,7 +101,7 @@ def _described(tensor: Input, what: Type) -> Type:
 
 
 def _answer(index: int, tensor: Output, row_shape: list[int]) -> Type:
-    """The type of one row's answer, as predict_json.Encoder makes it."""
+    """Type of one row's answer, as predict_json.Encoder makes it."""
     if tensor.labels and not row_shape:
         return Literal[tuple(tensor.labels)]
     value = scalar_type(tensor.datatype)

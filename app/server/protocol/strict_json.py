@@ -1,4 +1,4 @@
-"""JSON without leniency: every mistake is a Problem with its path, and no key may appear twice."""
+"""Strict decoding of JSON: every mistake is a Problem with its path, and no key may appear twice."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import msgspec
 from ..errors import Problem
 
 T = TypeVar("T")
-_MOST_LETTERS = 100
+_MAX_KEY_CHARACTERS = 100
 """Of a key that is quoted in an answer."""
 
 
 def decode(decoder: msgspec.json.Decoder[T], content: bytes, path: str) -> T:
-    """What the decoder makes of the content, which stands at `path` in the body."""
+    """Decode the content, which stands at `path` in the body; raises a Problem with the path of a mistake."""
     try:
         return decoder.decode(content)
     except msgspec.ValidationError as error:
-        message, _, inner = str(error).partition(" - at `$")
+        message, _, inner = str(error).partition(" - at `$")  # the error has no field for the path
         raise Problem(422, "wrong_type", message, path=path + inner.rstrip("`")) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _malformed(error, path) from None
@@ -51,7 +51,7 @@ def _too_deep(path: str) -> Problem:
 
 
 class _Pairs(tuple[tuple[str, Any], ...]):
-    """An object's members as they stand in the text."""
+    """Members of an object, in the order of the text and with duplicates."""
 
     __slots__ = ()
 
@@ -61,11 +61,11 @@ def _duplicate(value: Any, path: str) -> str | None:
     if isinstance(value, _Pairs):
         keys: set[str] = set()
         for key, member in value:
-            at = f"{path}.{key[:_MOST_LETTERS]}"
+            at = f"{path}.{key[:_MAX_KEY_CHARACTERS]}"
             if key in keys:
                 return at
             keys.add(key)
             members.append((at, member))
     elif isinstance(value, list):
-        members = [(f"{path}[{index}]", member) for index, member in enumerate(value)]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        members = [(f"{path}[{index}]", member) for index, member in enumerate(value)]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]  # list of anything
     return next(filter(None, (_duplicate(member, at) for at, member in members)), None)

@@ -1,4 +1,4 @@
-"""The data of one v2 tensor <-> an array: JSON, flat or nested, and binary, which is little endian and row-major."""
+"""Data of one v2 tensor <-> array: JSON, flat or nested, and binary, which is little endian and row-major."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from . import strict_json
 _JSON_TYPES: dict[str, Any] = {"BOOL": bool, "BYTES": str} | dict.fromkeys(FLOATS, float) | dict.fromkeys(INTEGERS, int)
 _NESTED = re.compile(rb"\[\s*\[")
 _LENGTH_BYTES = 4
-"""Before each element of a binary BYTES tensor, its length."""
+"""Size of the length before each element of a binary BYTES tensor."""
 
 
 class TensorReader:
-    """Makes one input's array, rows along axis 0, from what a client sends. Paths are those of the input."""
+    """Reader of one input's array, rows along axis 0. `path` is the JSON path of the input, for Problems."""
 
     def __init__(self, tensor: Input, shape: list[int]) -> None:
-        """`shape` is what a client must send; -1 is any size."""
+        """`shape` is the one that a client must send; -1 is any size."""
         self._datatype = tensor.datatype
         self._dtype = DTYPES[tensor.datatype]
         self._nullable = tensor.nullable
@@ -38,7 +38,7 @@ class TensorReader:
         self._nested: msgspec.json.Decoder[list[Any]] = msgspec.json.Decoder(nested)
 
     def check(self, datatype: str, shape: list[int], path: str) -> None:
-        """Raise the Problem of an announced datatype or shape that is not the model's."""
+        """Raise a Problem unless the announced datatype and shape are the model's."""
         if datatype != self._datatype:
             raise Problem(422, "wrong_type", f"the datatype is {self._datatype}", path=f"{path}.datatype")
         if not fits(shape, self._shape):
@@ -47,7 +47,7 @@ class TensorReader:
             raise Problem(422, "wrong_shape", message, path=f"{path}.shape")
 
     def read_json(self, raw: bytes, shape: list[int], path: str) -> Array:
-        """The array of a checked shape from the text of `data`, flat in row-major order or nested as the shape."""
+        """Read an array of a checked shape from the text of `data`, flat in row-major order or nested as the shape."""
         path = f"{path}.data"
         if len(shape) > 1 and _NESTED.match(raw):
             values = _flatten(strict_json.decode(self._nested, raw, path), shape, path)
@@ -74,9 +74,9 @@ class TensorReader:
         return Problem(422, "wrong_type", f"{self._datatype} cannot hold this number", path=path + _at(index, sizes))
 
     def read_binary(self, content: memoryview, size: int, shape: list[int], path: str) -> Array:
-        """The array of a checked shape from the tensor's bytes, `size` of which were announced.
+        """Read an array of a checked shape from the tensor's bytes, `size` of which were announced.
 
-        Where the bytes lie aligned it is a read-only view of them. NaN is a missing value if there may be any.
+        It is a read-only view of them where they are aligned. NaN is a missing value, for a nullable input.
         """
         if len(content) < size:
             message = f"{size} bytes announced, {len(content)} left in the body"
@@ -104,7 +104,7 @@ class TensorReader:
 
 
 def pack(array: Array) -> bytes | memoryview:
-    """A tensor's binary data; the elements of an object array are str."""
+    """Write a tensor's binary data; the elements of an object array are str."""
     if array.dtype.kind != "O":
         return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).ravel().data
     texts = [text.encode() for text in array.ravel().tolist()]
@@ -112,7 +112,7 @@ def pack(array: Array) -> bytes | memoryview:
 
 
 def _flatten(nested: list[Any], shape: list[int], path: str) -> list[Any]:
-    """The values in row-major order, when every list is as long as the shape says."""
+    """Flatten to row-major order; raises a Problem for a list that is not as long as the shape says."""
     level = [nested]
     for depth, size in enumerate(shape):
         for index, each in enumerate(level):
@@ -124,7 +124,7 @@ def _flatten(nested: list[Any], shape: list[int], path: str) -> list[Any]:
 
 
 def _at(index: int, sizes: list[int]) -> str:
-    """Where the index-th value lies in nested lists of these sizes, as the end of a path."""
+    """End of the path of the index-th value in nested lists of these sizes."""
     where: list[int] = []
     for size in reversed(sizes):
         index, position = divmod(index, size)

@@ -1,4 +1,4 @@
-"""A sample of the predictions as a file of JSON lines, to be joined with the truth when it is known.
+"""Sampled log of predictions as JSON lines, to be joined with the ground truth when it is known.
 
 One object a request: `time`, `request_id`, `traceparent` (where there is one), `model`, `version`, `rows`, `seconds`,
 `inputs` and `outputs`, the last two by tensor. NaN and infinities are null; in place of more than 10,000 values or
@@ -27,28 +27,28 @@ from .. import log
 from ..errors import StartError
 from ..model.tensors import Array, Tensors
 
-_OLD_FILES = 3
-_MOST_VALUES = 10_000
-_MOST_CHARACTERS = 65_536
-_WRITE_BYTES = 256 * 1024
-_BUFFER_BYTES = 4 * 2**20
-_COMPLAINT_SECONDS = 60.0
+_MAX_ROTATED_FILES = 3
+_MAX_VALUES = 10_000
+_MAX_CHARACTERS = 65_536
+_FLUSH_BYTES = 256 * 1024
+_MAX_BUFFER_BYTES = 4 * 2**20
+_REPORT_INTERVAL_SECONDS = 60.0
 
 
 class PredictionLog:
-    """Its methods are for one thread and never wait for the disk, `close` excepted; another thread writes.
+    """Log for one thread, whose calls never wait for the disk, `close` excepted: another thread writes.
 
-    What cannot be written is dropped, counted, and told in the server's log once a minute; no prediction fails for it.
+    Lines that cannot be written are dropped, counted, and reported in the server's log once a minute; no prediction
+    fails for them.
     """
 
     def __init__(self, path: Path, rate: float, inputs: bool, max_bytes: int) -> None:
-        """`rate`, 0 to 1, is the share of requests to log, `max_bytes` what a file may have before it is set aside.
+        """`rate`, 0 to 1, is the share of requests to log; a file that would pass `max_bytes` is rotated.
 
-        The three files before the current one are kept beside it as `path.1`, the newest, to `path.3`. A StartError if
-        `path` cannot be written.
+        Three old files are kept, `path.1` (the newest) to `path.3`. Raises a StartError if `path` cannot be written.
         """
         self.dropped = 0
-        """Sampled requests that are missing from the file."""
+        """Sampled requests that are missing from the file, since the start."""
         self._path = path
         self._max_bytes = max_bytes
         self._inputs = inputs
@@ -56,7 +56,7 @@ class PredictionLog:
         self._lines: list[bytes] = []
         self._bytes = 0
         self._writing: Future[tuple[int, str]] | None = None
-        self._complain_at = 0.0
+        self._next_report = 0.0
         if path.exists() and not path.is_file():
             raise StartError(f"PREDICTION_LOG={str(path)!r} must be a regular file")
         try:
@@ -66,7 +66,7 @@ class PredictionLog:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prediction-log")
 
     def wants(self, request_id: str) -> bool:
-        """Whether to `note` the request. The same for the same id, whenever and in whichever replica."""
+        """Whether to `note` the request: the same for the same id, at any time and in any replica."""
         return zlib.crc32(request_id.encode()) < self._sampled
 
     def note(
@@ -81,7 +81,7 @@ class PredictionLog:
         inputs: Tensors,
         outputs: Tensors,
     ) -> None:
-        """Keep a line for the next `flush`. `inputs` as the client sent them, `outputs` as they are answered."""
+        """Buffer a line for the next `flush`; `inputs` as the client sent them, `outputs` as they are answered."""
         line: dict[str, object] = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")}
         if self._inputs:
             line["request_id"] = request_id
@@ -94,16 +94,16 @@ class PredictionLog:
             line["inputs"] = _values(inputs)
         line["outputs"] = _values(outputs)
         encoded = msgspec.json.encode(line) + b"\n"
-        if len(encoded) > self._max_bytes or self._bytes + len(encoded) > _BUFFER_BYTES:
+        if len(encoded) > self._max_bytes or self._bytes + len(encoded) > _MAX_BUFFER_BYTES:
             self._drop(1, "the line is too long, or the disk too slow")
             return
         self._lines.append(encoded)
         self._bytes += len(encoded)
-        if self._bytes >= _WRITE_BYTES:
+        if self._bytes >= _FLUSH_BYTES:
             self.flush()
 
     def flush(self) -> None:
-        """Have the lines written. Those that come while earlier ones are still being written wait for the next call."""
+        """Start writing the buffered lines; while earlier ones are still being written, they wait for the next call."""
         if self._writing:
             if not self._writing.done():
                 return
@@ -114,7 +114,7 @@ class PredictionLog:
             self._bytes = 0
 
     def close(self) -> None:
-        """Write the rest, and wait for it. The log is of no use afterwards."""
+        """Write the buffered lines and wait for it; call nothing else afterwards."""
         for _ in range(2):
             if self._writing:
                 self._settle(self._writing)
@@ -129,8 +129,8 @@ class PredictionLog:
 
     def _drop(self, lines: int, reason: str) -> None:
         self.dropped += lines
-        if time.monotonic() >= self._complain_at:
-            self._complain_at = time.monotonic() + _COMPLAINT_SECONDS
+        if time.monotonic() >= self._next_report:
+            self._next_report = time.monotonic() + _REPORT_INTERVAL_SECONDS
             log.error("prediction_log_dropped", file=str(self._path), reason=reason, dropped=self.dropped)
 
 
@@ -139,14 +139,14 @@ def _values(tensors: Tensors) -> dict[str, object]:
 
 
 def _large(array: Array) -> bool:
-    if array.size > _MOST_VALUES or array.dtype != np.object_:
-        return array.size > _MOST_VALUES
+    if array.size > _MAX_VALUES or array.dtype != np.object_:
+        return array.size > _MAX_VALUES
     strings: list[str] = array.ravel().tolist()
-    return sum(map(len, strings)) > _MOST_CHARACTERS
+    return sum(map(len, strings)) > _MAX_CHARACTERS
 
 
 def _write(path: Path, max_bytes: int, lines: list[bytes]) -> tuple[int, str]:
-    """Append the lines, none longer than `max_bytes`; how many could not be written, and why."""
+    """Append the lines, none longer than `max_bytes`; return how many could not be written, and why."""
     written = 0
     try:
         while written < len(lines):
@@ -157,9 +157,9 @@ def _write(path: Path, max_bytes: int, lines: list[bytes]) -> tuple[int, str]:
 
 
 def _append(path: Path, max_bytes: int, lines: list[bytes]) -> int:
-    """Write as many lines as the file has room for; if it has none, set it aside. The number of lines written.
+    """Append as many lines as the file has room for and return their number; rotate when it has none.
 
-    The file is opened anew each time: it may have been moved away, or the disk been full before.
+    The file is opened each time, because it may have been moved away.
     """
     with _open(path) as file:
         start = size = file.seek(0, os.SEEK_END)
@@ -183,14 +183,14 @@ def _write_all(file: IO[bytes], content: bytes) -> None:
 
 
 def _rotate(path: Path) -> None:
-    names = [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, _OLD_FILES + 1))]
+    names = [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, _MAX_ROTATED_FILES + 1))]
     for older, newer in zip(names[:0:-1], names[-2::-1], strict=True):
         if newer.exists():
             newer.replace(older)
 
 
 def _open(path: Path) -> IO[bytes]:
-    """For its owner alone to read, whoever made it."""
+    """Open for appending, readable by the owner alone even where another process made the file."""
     path.touch(0o600)
     path.chmod(0o600)
     return path.open("ab", buffering=0)
