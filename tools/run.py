@@ -16,9 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools import environment, state
-from tools import pulumi_cli as obtain
-from tools.pulumi_cli import say
+from tools import environment, pulumi_cli, state
+from tools.console import say
 
 ROOT = Path(__file__).parents[1]
 EMBEDDED_STACK = "local"
@@ -61,7 +60,7 @@ class Pulumi:
 
 def variables() -> dict[str, str]:
     """PATH and Pulumi's own variables, as `make env` prints them."""
-    cli = obtain.obtain(obtain.Place(cache=obtain.default_cache()))
+    cli = pulumi_cli.ensure(pulumi_cli.Source())
     path = os.environ.get("PATH", os.defpath).split(os.pathsep)
     found = {} if str(cli) in path else {"PATH": os.pathsep.join([str(cli), *path])}
     if "PULUMI_SKIP_UPDATE_CHECK" not in os.environ:
@@ -239,7 +238,7 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         return COMMANDS[arguments[0]]()
-    except (UsageError, obtain.CliError, environment.EnvironmentMissingError, OSError) as error:
+    except (UsageError, pulumi_cli.CliError, environment.EnvironmentMissingError, OSError) as error:
         say(f"error: {error}")
         return 1
     except KeyboardInterrupt:

@@ -19,7 +19,7 @@ import yaml
 
 from tests import standins
 from tests.standins.cloud import VARIABLE, Cloud
-from tools.pulumi_cli import CliError, Place, default_cache, obtain
+from tools import pulumi_cli
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 180
@@ -204,8 +204,8 @@ def _without_secrets(stack: dict[str, Any]) -> dict[str, Any]:
 def find_cli() -> Path:
     """The folder of the CLI that the project uses, built if it must be."""
     try:
-        return obtain(Place(cache=default_cache()))
-    except CliError as error:
+        return pulumi_cli.ensure(pulumi_cli.Source())
+    except pulumi_cli.CliError as error:
         pytest.skip(f"the Pulumi CLI cannot be had here: {error}")
 
 
