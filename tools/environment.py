@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,14 @@ def ensure(root: Path, *, tests: bool = False) -> Path:
             install(root, locks)
             stamp.write_text(wanted)
     return home / "bin"
+
+
+def enter(root: Path, module: str, *arguments: str) -> None:
+    """Go on in the environment's Python: if another one runs this, it runs the module with its arguments instead."""
+    programs = ensure(root)
+    if Path(sys.prefix).resolve() != programs.parent.resolve():
+        python = str(programs / "python")
+        os.execv(python, [python, "-m", module, *arguments])  # noqa: S606  # this program itself, on the right Python
 
 
 def separate(root: Path, *locks: str) -> Path:
