@@ -20,7 +20,7 @@ from .tensors import Array, Tensors, fits
 
 _TINY_BYTES = 2**20
 """Up to this size one thread is faster than the hand-over to several."""
-_ONNX_TYPES = {
+ONNX_TYPES = {
     "BOOL": "tensor(bool)",
     "INT8": "tensor(int8)",
     "INT16": "tensor(int16)",
@@ -128,7 +128,7 @@ def _check(path: Path, described: list[Input] | list[Output], found: list[_Tenso
         raise StartError(f"{path} has the {kind}s {sorted(tensors)}, model.json has {sorted(names)}")
     for tensor in described:
         actual = tensors[tensor.name]
-        if actual.type != _ONNX_TYPES[tensor.datatype]:
+        if actual.type != ONNX_TYPES[tensor.datatype]:
             raise StartError(f"{path}: {kind} {tensor.name!r} is {actual.type}, model.json has {tensor.datatype}")
         shape = [size if isinstance(size, int) else -1 for size in actual.shape]
         if not fits(tensor.shape, shape):

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from tools.model import data, trees
-from tools.model.converted import Converted
-from tools.model.problem import ModelError
+from tools.model.conversion import Conversion
+from tools.model.converters import trees
+from tools.model.errors import ModelError, first_line
 from tools.model.settings import Settings
 from tools.model.tensors import Array, Tensors
+from tools.model.training_data import Table
 
 xgboost: Any = import_module("xgboost")
 
@@ -31,8 +32,8 @@ SOUND = (
 """Objectives whose conversion was found to agree; with reg:logistic, binary:hinge and binary:logitraw it does not."""
 
 
-def convert(settings: Settings, table: data.Table | None) -> Converted:
-    """The trees as ONNX."""
+def convert(settings: Settings, table: Table | None) -> Conversion:
+    """Turn the trees into ONNX."""
     booster = _load(settings.source)
     model = json.loads(booster.save_raw("json").decode())["learner"]
     objective = model["objective"]["name"]
@@ -61,7 +62,7 @@ def convert(settings: Settings, table: data.Table | None) -> Converted:
 
 
 def _load(path: Path) -> Any:
-    """XGBoost goes by the suffix, we by the content."""
+    """Load a copy whose suffix is the content's, because XGBoost goes by it."""
     content = path.read_bytes()
     suffix = ".ubj" if content[1:2] in (b"L", b"i", b"U", b"l", b"I", b"$", b"#") else ".json"
     with tempfile.TemporaryDirectory() as folder:
@@ -70,8 +71,7 @@ def _load(path: Path) -> Any:
         try:
             return xgboost.Booster(model_file=copy)
         except Exception as error:
-            reason = next(iter(str(error).splitlines()), "")[:300]
-            raise ModelError(f"{path.name} cannot be read by XGBoost: {reason}") from None
+            raise ModelError(f"{path.name} cannot be read by XGBoost: {first_line(error)}") from None
 
 
 def _check(name: str, model: dict[str, Any], objective: str) -> None:

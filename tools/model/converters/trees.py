@@ -1,4 +1,4 @@
-"""What XGBoost's and LightGBM's models share: rows that tell whether a tree still splits where the original does."""
+"""What XGBoost and LightGBM share: rows that tell whether a converted tree still splits where the original does."""
 
 from __future__ import annotations
 
@@ -7,65 +7,67 @@ from typing import Any
 
 import numpy as np
 
-from tools.model import data, from_onnx
-from tools.model.converted import COMPARED_ROWS, Converted
-from tools.model.problem import ModelError
+from tools.model import training_data
+from tools.model.conversion import COMPARED_ROWS, Conversion
+from tools.model.converters.onnx import share_row_symbol
+from tools.model.errors import ModelError, one_line
 from tools.model.settings import Settings
 from tools.model.tensors import Array, Tensor, Tensors
+from tools.model.training_data import Table
 
 onnxmltools: Any = import_module("onnxmltools")
 types: Any = import_module("onnxmltools.convert.common.data_types")
 
 _SEED = 7
-_ZERO = 1e-30
-"""What is smaller is zero for LightGBM and a number of its own for ONNX; no data has such values."""
+_MIN_VALUE = 1e-30
+"""Smaller ones are zero for LightGBM and numbers of their own for ONNX; no data has them."""
 INPUT = "input"
 
 
 def initial_types(width: int) -> list[tuple[str, Any]]:
-    """The converters' description of the one input."""
+    """Describe the one input to the converters."""
     return [(INPUT, types.FloatTensorType([None, width]))]
 
 
 def signature(settings: Settings, names: list[str], width: int, *, nullable: bool) -> list[Tensor]:
-    """One matrix of the model's features."""
+    """Describe one matrix of the model's features."""
     features = settings.features or names
-    return [Tensor(name=INPUT, datatype="FP32", row=(width,), features=features, nullable=nullable)]
+    return [Tensor(name=INPUT, datatype="FP32", row_shape=(width,), features=features, nullable=nullable)]
 
 
 def probe(splits: list[Array], *, missing: bool) -> Tensors:
-    """Rows on each feature's split values (float64), just above, just below, between and beyond; some missing."""
+    """Make rows on each feature's split values (float64), just above, just below, between and beyond; some missing."""
     generator = np.random.default_rng(_SEED)
     columns: list[Array] = []
     for values in splits:
         nearest = np.unique(values.astype(np.float32)) if len(values) else np.zeros(1, np.float32)
-        nearest = np.where(np.abs(nearest) < _ZERO, np.float32(0), nearest)
+        nearest = np.where(np.abs(nearest) < _MIN_VALUE, np.float32(0), nearest)
         low, high = float(nearest[0]), float(nearest[-1])
         reach = (high - low) or 1.0
         between = generator.uniform(low - reach, high + reach, COMPARED_ROWS).astype(np.float32)
         close = [nearest, np.nextafter(nearest, np.float32(-np.inf)), np.nextafter(nearest, np.float32(np.inf))]
         chosen = generator.choice(np.concatenate([*close, np.zeros(1, np.float32)]), COMPARED_ROWS)
-        exact = np.where(np.abs(chosen) < _ZERO, np.float32(0), chosen)
+        exact = np.where(np.abs(chosen) < _MIN_VALUE, np.float32(0), chosen)
         column = np.where(generator.random(COMPARED_ROWS) < 0.5, exact, between)
         columns.append(np.where(generator.random(COMPARED_ROWS) < 0.1, np.nan, column) if missing else column)
     return {INPUT: np.stack(columns, axis=1).astype(np.float32)}
 
 
 def finish(
-    table: data.Table | None,
+    table: Table | None,
     inputs: list[Tensor],
     onnx: Any,
     answers: Any,
     rows: Tensors,
     versions: dict[str, str],
-) -> Converted:
-    """The converted model with what the original, `answers(matrix, outputs)`, says about DATA and about `rows`."""
-    from_onnx.same_rows(onnx)
-    _one_value(onnx)
-    inputs = data.with_features(table, inputs)
-    feed = data.feed(table, inputs) if table else rows
+) -> Conversion:
+    """Add what the original, `answers(matrix, outputs)`, says about --data and about `rows` to the converted model."""
+    share_row_symbol(onnx)
+    _rename_variable(onnx)
+    inputs = training_data.with_features(table, inputs)
+    feed = training_data.feed(table, inputs) if table else rows
     outputs = [output.name for output in onnx.graph.output]
-    return Converted(
+    return Conversion(
         model=onnx.SerializeToString(deterministic=True),
         inputs=inputs,
         feed=feed,
@@ -76,8 +78,8 @@ def finish(
     )
 
 
-def _one_value(onnx: Any) -> None:
-    """Call a regression's result what it is: the converters say `variable`."""
+def _rename_variable(onnx: Any) -> None:
+    """Call a regression's output `prediction`: the converters say `variable`."""
     for output in onnx.graph.output:
         if output.name == "variable":
             for node in onnx.graph.node:
@@ -86,13 +88,13 @@ def _one_value(onnx: Any) -> None:
 
 
 def convert(name: str, converter: Any, model: Any, **options: Any) -> Any:
-    """What onnxmltools makes of the model."""
+    """Have onnxmltools make the ONNX model."""
     try:
         return converter(model, **options)
     except Exception as error:
-        raise ModelError(f"{name} cannot be turned into ONNX: {type(error).__name__}: {str(error)[:300]}") from None
+        raise ModelError(f"{name} cannot be turned into ONNX: {type(error).__name__}: {one_line(error, 300)}") from None
 
 
 def two_classes(positive: Array) -> Array:
-    """Both classes' probabilities from the second one's."""
+    """Make both classes' probabilities of the second one's."""
     return np.stack([1 - positive, positive], axis=1)

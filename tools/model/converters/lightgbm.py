@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from tools.model import data, trees
-from tools.model.converted import Converted
-from tools.model.problem import ModelError
+from tools.model.conversion import Conversion
+from tools.model.converters import trees
+from tools.model.errors import ModelError, one_line
 from tools.model.settings import Settings
 from tools.model.tensors import Array, Tensors
+from tools.model.training_data import Table
 
 lightgbm: Any = import_module("lightgbm")
-onnx: Any = import_module("onnx")
 
 SOUND = (
     "regression",
@@ -32,14 +32,14 @@ SOUND = (
 """Objectives whose conversion was found to agree; with multiclassova it does not."""
 
 
-def convert(settings: Settings, table: data.Table | None) -> Converted:
-    """The trees as ONNX."""
+def convert(settings: Settings, table: Table | None) -> Conversion:
+    """Turn the trees into ONNX."""
     name = settings.source.name
     try:
         booster = lightgbm.Booster(model_str=settings.source.read_text())
         model = booster.dump_model()
     except Exception as error:
-        raise ModelError(f"{name} cannot be read by LightGBM: {str(error)[:300]}") from None
+        raise ModelError(f"{name} cannot be read by LightGBM: {one_line(error, 300)}") from None
     objective = str(model.get("objective", "none")).split()[0]
     nodes = [node for tree in model["tree_info"] for node in _nodes(tree["tree_structure"])]
     _check(name, objective, nodes)
@@ -91,7 +91,7 @@ def _check(name: str, objective: str, nodes: list[dict[str, Any]]) -> None:
 
 
 def _round_down(model: Any, splits: list[Array]) -> None:
-    """Splits are doubles here and floats in ONNX: the float at or below one splits floats as the double does."""
+    """Round each split, a double, to the float at or below it, which splits floats as the double does."""
     below: dict[tuple[int, float], set[float]] = {}
     for feature, values in enumerate(splits):
         nearest = values.astype(np.float32)
