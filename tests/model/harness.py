@@ -49,7 +49,7 @@ def run_in(lock: str, script: str, here: Path) -> str:
     """Run a Python script in the environment of a lock file; returns what it prints."""
     python = environment.separate(ROOT, f"tools/model/requirements-{lock}.lock") / "python"
     command = [python, "-W", "ignore", "-c", script]
-    variables = os.environ | {"TMPDIR": str(here)}
+    variables = os.environ | {"TMPDIR": str(here), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'app'}"}
     done = subprocess.run(command, cwd=here, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

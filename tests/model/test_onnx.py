@@ -57,7 +57,7 @@ def test_a_file_is_all_it_takes(tmp_path: Path, ask: Ask) -> None:
     assert ask(made.folder, '{"input": [1, 2, 3]}')["prediction"] == [2, 4, 6]
 
 
-def test_the_shipped_model_gets_the_profile_that_its_own_script_gave_it(tmp_path: Path) -> None:
+def test_the_shipped_model_can_be_packaged_again(tmp_path: Path) -> None:
     shipped = json.loads((APP / "model/model.json").read_text())
     features = shipped["inputs"][0]["features"]
     (tmp_path / "train.csv").write_text(f"{','.join(features)}\n5.1,1.4,0.2\n6.1,4.4,1.2\n6.3,5.4,2.2\n")

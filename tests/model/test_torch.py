@@ -116,8 +116,7 @@ _MISTAKES = {
     "whole.pth --class=net.py:Net": ["whole.pth is more than tensors", "net.Net", "It was not loaded."],
 }
 _IN_ONE_PROCESS = """
-import json, pathlib, sys
-sys.path.insert(0, {root!r})
+import json, pathlib
 import torch
 from tools.model.converters import state_dict, torch_network
 from tools.model.errors import ModelError
@@ -141,7 +140,7 @@ def said(trained: tuple[Path, float]) -> dict[str, Any]:
     """What the part that runs beside PyTorch says about each mistake, and the answers of each state dict's network."""
     here, _ = trained
     (here / "broken.py").write_text("import torch\nimport transformers\n")
-    script = _IN_ONE_PROCESS.format(root=str(ROOT), mistakes=list(_MISTAKES))
+    script = _IN_ONE_PROCESS.format(mistakes=list(_MISTAKES))
     return json.loads(run_in("torch", script, here).splitlines()[-1])
 
 
