@@ -26,7 +26,7 @@ def naively(name, load):
     assert mark.exists(), f"{name} does nothing when it is loaded naively, so it proves nothing"
     mark.unlink()
 """
-"""What both scripts begin with."""
+"""The head of both scripts."""
 
 _TORCH_FILES = (
     _NAIVE

@@ -137,7 +137,7 @@ print(json.dumps(said))
 
 @pytest.fixture(scope="module")
 def said(trained: tuple[Path, float]) -> dict[str, Any]:
-    """What the part that runs beside PyTorch says about each mistake, and the answers of each state dict's network."""
+    """The converter's message for each mistake, and the answers of each state dict's network."""
     here, _ = trained
     (here / "broken.py").write_text("import torch\nimport transformers\n")
     script = _IN_ONE_PROCESS.format(mistakes=list(_MISTAKES))

@@ -1,4 +1,4 @@
-"""How many rows a model takes in one run, and how any number of rows is run by it."""
+"""Batching: the rows that a model takes in one run, and the loop that runs any number of rows by it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the command says: its help, the report on what was written, or what was wrong."""
+"""The command's output: its help, a report on what was written, or the mistakes."""
 
 from __future__ import annotations
 

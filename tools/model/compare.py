@@ -20,10 +20,10 @@ _ALONE_ROWS = 4
 class Difference:
     """The largest differences between two models' answers."""
 
-    rows: int
+    rows: int = 0
     absolute: float = 0.0
     relative: float = 0.0
-    """Of values of at least 0.001."""
+    """Measured on values of at least 0.001."""
 
     def merge(self, other: Difference) -> Difference:
         """Join two comparisons."""
@@ -36,21 +36,20 @@ class Difference:
 
 def difference(expected: Tensors, actual: Tensors, tolerance: float) -> Difference:
     """Measure it; ModelError when a value differs by more than `tolerance`, abs + relative, or a class at all."""
-    absolute = relative = 0.0
-    rows = row_count(expected)
+    found = Difference(rows=row_count(expected))
     for name, wanted in expected.items():
         if name not in actual:
             raise ModelError(f"the converted model has no output {name}; it has {', '.join(actual)}")
-        given = actual[name][:rows]
+        given = actual[name][: found.rows]
         if given.shape != wanted.shape:
             if given.size != wanted.size:
                 raise ModelError(f"output {name}: the original gives {wanted.shape}, the converted model {given.shape}")
             given = given.reshape(wanted.shape)
         if wanted.dtype.kind != "f":
             _check_equal(name, wanted, given)
-            continue
-        absolute, relative = _measure(name, wanted, given, tolerance, absolute, relative)
-    return Difference(rows=rows, absolute=absolute, relative=relative)
+        else:
+            found = found.merge(_measure(name, wanted, given, tolerance))
+    return found
 
 
 def _check_equal(name: str, wanted: Array, given: Array) -> None:
@@ -62,7 +61,7 @@ def _check_equal(name: str, wanted: Array, given: Array) -> None:
         )
 
 
-def _measure(name: str, wanted: Array, given: Array, tolerance: float, *worst: float) -> tuple[float, float]:
+def _measure(name: str, wanted: Array, given: Array, tolerance: float) -> Difference:
     wanted, given = wanted.astype(np.float64), given.astype(np.float64)
     same = (wanted == given) | (np.isnan(wanted) & np.isnan(given))
     with np.errstate(invalid="ignore"):
@@ -70,8 +69,6 @@ def _measure(name: str, wanted: Array, given: Array, tolerance: float, *worst: f
     distance = np.where(np.isnan(distance), np.inf, distance)
     size = np.abs(wanted)
     large = np.isfinite(size) & (size >= _MIN_RELATIVE)
-    absolute = max(worst[0], float(distance.max(initial=0.0)))
-    relative = max(worst[1], float((distance[large] / size[large]).max(initial=0.0)))
     beyond = distance > tolerance * (1 + np.where(np.isfinite(size), size, 0.0))
     if beyond.any():
         rows = int(beyond.reshape(len(wanted), -1).any(axis=1).sum())
@@ -79,7 +76,8 @@ def _measure(name: str, wanted: Array, given: Array, tolerance: float, *worst: f
             f"output {name}: the converted model differs from the original by up to {float(distance.max()):.3g}"
             f" in {rows} of {len(wanted)} rows, more than --tolerance {tolerance:g} allows"
         )
-    return absolute, relative
+    relative = (distance[large] / size[large]).max(initial=0.0)
+    return Difference(absolute=float(distance.max(initial=0.0)), relative=float(relative))
 
 
 def check_independence(

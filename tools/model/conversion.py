@@ -1,4 +1,4 @@
-"""What the process that converts hands back, as files in a scratch folder."""
+"""The result of a conversion, which the process that converts hands back as files in a scratch folder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Conversion:
     labels: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     """Class names that the file itself has, by output."""
     notes: list[str] = field(default_factory=list[str])
-    """What was decided that the user did not say."""
+    """Decisions that the user did not ask for."""
     versions: dict[str, str] = field(default_factory=dict[str, str])
     """The packages that converted it."""
 

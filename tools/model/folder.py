@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from tools.model.errors import ModelError
 
-OURS = frozenset({"model.json", "model.onnx", "model.pt2", "hooks.py"})
+_FILES = frozenset({"model.json", "model.onnx", "model.pt2", "hooks.py"})
 
 
 def check_replaceable(folder: Path, *, replace: bool, hooks: bool) -> None:
@@ -20,7 +20,7 @@ def check_replaceable(folder: Path, *, replace: bool, hooks: bool) -> None:
         return
     if not folder.is_dir():
         raise ModelError(f"--to {folder} is a file; name a folder")
-    lost = sorted(entry.name for entry in folder.iterdir() if entry.name not in OURS)
+    lost = sorted(entry.name for entry in folder.iterdir() if entry.name not in _FILES)
     if lost:
         raise ModelError(
             f"--to {folder} holds more than a model: {', '.join(lost[:10])}; move it, or name another folder"

@@ -11,7 +11,7 @@ from server.model.onnx_file import has_external_data
 from tools.model.errors import ModelError
 
 _TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""How the pickles in PyTorch's own files before 1.6 begin, after the protocol."""
+"""The start of the pickles in PyTorch's own files before 1.6, after the protocol."""
 _HEAD_BYTES = 4096
 
 
@@ -67,7 +67,9 @@ def detect(path: Path) -> Format:
     if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < path.stat().st_size:
         return Format.SAFETENSORS
     if head.lstrip().startswith(b"{"):
-        return _json(path, head)
+        if b"learner" in head:
+            return Format.XGBOOST
+        raise ModelError(f"{path} looks like JSON, but not like a model that XGBoost saved")
     if head.startswith((b"tree\nversion=", b"tree\r\nversion=")):
         return Format.LIGHTGBM
     if _is_pickle(path, head):
@@ -104,14 +106,8 @@ def _zip(path: Path) -> Format:
     raise ModelError(f"{path} is a zip file, but none that holds a model known here")
 
 
-def _json(path: Path, head: bytes) -> Format:
-    if b"learner" in head:
-        return Format.XGBOOST
-    raise ModelError(f"{path} looks like JSON, but not like a model that XGBoost saved")
-
-
 def _is_pickle(path: Path, head: bytes) -> bool:
-    """Protocol 2 and later say so; earlier ones are text that only a whole read can tell."""
+    """Tell protocol 2 and later by the first bytes; earlier ones are text that only a whole read can tell."""
     if head[0] == 0x80 and 2 <= head[1] <= 5:
         return True
     if head[0] not in b"(]}cC":

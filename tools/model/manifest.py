@@ -66,8 +66,7 @@ def _labels(settings: Settings, conversion: Conversion, outputs: list[Tensor]) -
 
 
 def _tensor(conversion: Conversion, tensor: Tensor) -> dict[str, Any]:
-    shape = conversion.batching.shape(tensor.row_shape)
-    return {"name": tensor.name, "datatype": tensor.datatype, "shape": shape}
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": conversion.batching.shape(tensor.row_shape)}
 
 
 def _input(settings: Settings, conversion: Conversion, tensor: Tensor) -> dict[str, Any]:

@@ -49,7 +49,7 @@ _BATCH_MODES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
-    """What was written."""
+    """A model folder that was written."""
 
     settings: Settings
     conversion: Conversion
@@ -127,9 +127,9 @@ def convert(settings: Settings, found: Format, table: training_data.Table | None
         if error.is_file():
             raise ModelError(error.read_text())
         if status or not (scratch / "result.json").is_file():
-            said = (scratch / "log").read_text(errors="replace").strip().splitlines()[-8:]
+            last = (scratch / "log").read_text(errors="replace").strip().splitlines()[-8:]
             ended = f"was ended by signal {-status}" if status < 0 else f"failed with status {status}"
-            raise ModelError(f"the process that converts the model {ended}:\n  " + "\n  ".join(said))
+            raise ModelError(f"the process that converts the model {ended}:\n  " + "\n  ".join(last))
         return Conversion.load(scratch)
 
 

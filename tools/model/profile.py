@@ -12,7 +12,7 @@ from tools.model.tensors import Array
 
 BINS = 10
 MAX_COLUMNS = 64
-"""Of the inputs together, of the outputs together, and of a row."""
+"""Profiled of all inputs, and of all outputs; a tensor with more columns has no profile."""
 MAX_CATEGORIES = 50
 
 Columns: TypeAlias = tuple[Array, list[str], Sequence[str]]

@@ -1,4 +1,4 @@
-"""What a model takes and gives, as far as packaging needs to know."""
+"""Tensors: a model's inputs and outputs, as far as packaging needs to know them."""
 
 from __future__ import annotations
 

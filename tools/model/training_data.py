@@ -16,9 +16,9 @@ from tools.model.tensors import Array, Tensor, Tensors
 
 MAX_ROWS = 10_000
 """As many are drawn from a larger file: enough for a profile, and the model has to run on each."""
-RANDOM_ROWS = 256
+_RANDOM_ROWS = 256
 ANY_SIZE = 8
-"""What a size that may be any is in made-up rows."""
+"""Stands for -1 in the shape of made-up rows."""
 _SEED = 7
 _BOOLEANS = {"true": True, "false": False}
 
@@ -129,8 +129,11 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def feed(table: Table, inputs: list[Tensor]) -> Tensors:
-    """Take the model's inputs from the table; ModelError when the two do not fit."""
+def feed(table: Table | None, inputs: list[Tensor]) -> Tensors:
+    """Take the model's inputs from the table, or make them up without one; ModelError when the two do not fit."""
+    if table is None:
+        generator = np.random.default_rng(_SEED)
+        return {tensor.name: _random(generator, tensor) for tensor in inputs}
     return {tensor.name: _array(table, tensor, alone=len(inputs) == 1) for tensor in inputs}
 
 
@@ -209,14 +212,8 @@ def _cast(table: Table, tensor: Tensor, name: str, array: Array) -> Array:
     return cast
 
 
-def random_feed(inputs: list[Tensor], rows: int = RANDOM_ROWS) -> Tensors:
-    """Make rows up, the same each time."""
-    generator = np.random.default_rng(_SEED)
-    return {tensor.name: _random(generator, tensor, rows) for tensor in inputs}
-
-
-def _random(generator: np.random.Generator, tensor: Tensor, rows: int) -> Array:
-    shape = (rows, *(ANY_SIZE if size == -1 else size for size in tensor.row_shape))
+def _random(generator: np.random.Generator, tensor: Tensor) -> Array:
+    shape = (_RANDOM_ROWS, *(ANY_SIZE if size == -1 else size for size in tensor.row_shape))
     if tensor.dtype.kind == "U":
         return generator.choice(np.array(["a", "b", "c"]), shape)
     if tensor.dtype.kind == "f":

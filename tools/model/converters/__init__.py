@@ -11,11 +11,10 @@ from tools.model.formats import Format
 
 
 class Converter(NamedTuple):
-    """What converts a format."""
+    """A module of this package and its environment, `tools/model/requirements-<lock>.lock`."""
 
     module: str
     lock: str
-    """The environment: `tools/model/requirements-<lock>.lock`."""
 
 
 CONVERTERS = {

@@ -17,7 +17,7 @@ from tools.model.training_data import Table
 
 lightgbm: Any = import_module("lightgbm")
 
-SOUND = (
+_SOUND = (
     "regression",
     "regression_l1",
     "huber",
@@ -48,24 +48,15 @@ def convert(settings: Settings, table: Table | None) -> Conversion:
     names: list[str] = booster.feature_name()
     given: list[str] = [] if names == [f"Column_{index}" for index in range(width)] else names
     inputs = trees.signature(settings, given, width, nullable=nullable)
-    made = trees.convert(
-        name,
-        trees.onnxmltools.convert_lightgbm,
-        booster,
-        initial_types=trees.initial_types(width),
-        zipmap=False,
-    )
+    onnx = trees.convert(name, trees.onnxmltools.convert_lightgbm, booster, width, zipmap=False)
     splits = [np.array([node["threshold"] for node in nodes if node["split_feature"] == each]) for each in range(width)]
-    _round_down(made, splits)
+    _round_down(onnx, splits)
 
     def answers(rows: Array, outputs: list[str]) -> Tensors:
-        said = np.asarray(booster.predict(rows.astype(np.float64)))
-        if len(outputs) == 1:
-            return {outputs[0]: said.reshape(len(rows), -1)}
-        return {outputs[1]: said if said.ndim == 2 else trees.two_classes(said)}
+        return trees.answers_by_output(np.asarray(booster.predict(rows.astype(np.float64))), outputs)
 
     rows = trees.probe(splits, missing=nullable)
-    return trees.finish(table, inputs, made, answers, rows, {"lightgbm": lightgbm.__version__})
+    return trees.finish(table, inputs, onnx, answers, rows, {"lightgbm": lightgbm.__version__})
 
 
 def _nodes(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -78,10 +69,7 @@ def _nodes(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _check(name: str, objective: str, nodes: list[dict[str, Any]]) -> None:
-    if objective not in SOUND:
-        raise ModelError(
-            f"{name}: the conversion is not sound for the objective {objective}; it is for {', '.join(SOUND)}"
-        )
+    trees.check_objective(name, objective, _SOUND)
     if any(node["decision_type"] != "<=" for node in nodes):
         raise ModelError(
             f"{name} splits on categories, which cannot be turned into ONNX faithfully: encode them as numbers"

@@ -36,7 +36,7 @@ def convert(settings: Settings, table: Table | None) -> Conversion:
     return Conversion(
         model=model.SerializeToString(),
         inputs=inputs,
-        feed=training_data.feed(table, inputs) if table else training_data.random_feed(inputs),
+        feed=training_data.feed(table, inputs),
         batching=batching,
         labels=labels,
         versions={"onnx": onnx.__version__},

@@ -26,7 +26,7 @@ def convert(settings: Settings, table: Table | None) -> Conversion:
     content, program = load(settings.source)
     inputs, batching = signature(settings, program)
     inputs = training_data.with_features(table, inputs)
-    feed = training_data.feed(table, inputs) if table else training_data.random_feed(inputs)
+    feed = training_data.feed(table, inputs)
     module = program.module(check_guards=False)
     conversion = Conversion(
         model=content,

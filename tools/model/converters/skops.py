@@ -28,7 +28,7 @@ def convert(settings: Settings, table: Table | None) -> Conversion:
     """Turn the model into ONNX."""
     model = load(settings)
     inputs = signature(settings, table, model)
-    feed = training_data.feed(table, inputs) if table else training_data.random_feed(inputs)
+    feed = training_data.feed(table, inputs)
     onnx = export(settings, model, inputs)
     labels = remove_zipmaps(onnx)
     share_row_symbol(onnx)

@@ -14,7 +14,7 @@ from tools.model.training_data import Table
 torch: Any = import_module("torch")
 
 _KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
-"""Where training loops put the state dict in a checkpoint."""
+"""Keys under which training loops put the state dict in a checkpoint."""
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 """Prefixes that DataParallel, torch.compile and Lightning give each name."""
 

@@ -87,7 +87,7 @@ def convert(settings: Settings, table: Table | None, network: Any, notes: list[s
     network.eval()
     network.requires_grad_(False)
     inputs = signature(settings, table, network, parameters(network), notes)
-    feed = training_data.feed(table, inputs) if table else training_data.random_feed(inputs)
+    feed = training_data.feed(table, inputs)
     expected = run(settings, network, feed, settings.batching)
     return Conversion(
         model=export(network, inputs, feed, list(expected), settings.batching),

@@ -29,7 +29,7 @@ def convert(settings: Settings, table: Table | None) -> Conversion:
         raise ModelError(f"{settings.source.name} cannot be loaded: {first_line(error)}") from None
     names = [argument.name for argument in program.forward.schema.arguments if argument.name != "self"]
     inputs = torch_network.signature(settings, table, program, names, [])
-    feed = training_data.feed(table, inputs) if table else training_data.random_feed(inputs)
+    feed = training_data.feed(table, inputs)
     expected = torch_network.run(settings, program, feed, settings.batching)
     axes = {tensor.name: {0: "rows"} for tensor in inputs} | {name: {0: "rows"} for name in expected}
     file = io.BytesIO()

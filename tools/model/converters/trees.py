@@ -1,4 +1,4 @@
-"""What XGBoost and LightGBM share: rows that tell whether a converted tree still splits where the original does."""
+"""Trees of XGBoost and LightGBM: the conversion, and rows that tell whether a tree still splits where it did."""
 
 from __future__ import annotations
 
@@ -22,11 +22,6 @@ _SEED = 7
 _MIN_VALUE = 1e-30
 """Smaller ones are zero for LightGBM and numbers of their own for ONNX; no data has them."""
 INPUT = "input"
-
-
-def initial_types(width: int) -> list[tuple[str, Any]]:
-    """Describe the one input to the converters."""
-    return [(INPUT, types.FloatTensorType([None, width]))]
 
 
 def signature(settings: Settings, names: list[str], width: int, *, nullable: bool) -> list[Tensor]:
@@ -87,14 +82,24 @@ def _rename_variable(onnx: Any) -> None:
             output.name = "prediction"
 
 
-def convert(name: str, converter: Any, model: Any, **options: Any) -> Any:
+def convert(name: str, converter: Any, model: Any, width: int, **options: Any) -> Any:
     """Have onnxmltools make the ONNX model."""
     try:
-        return converter(model, **options)
+        return converter(model, initial_types=[(INPUT, types.FloatTensorType([None, width]))], **options)
     except Exception as error:
         raise ModelError(f"{name} cannot be turned into ONNX: {type(error).__name__}: {one_line(error, 300)}") from None
 
 
-def two_classes(positive: Array) -> Array:
-    """Make both classes' probabilities of the second one's."""
-    return np.stack([1 - positive, positive], axis=1)
+def answers_by_output(values: Array, outputs: list[str]) -> Tensors:
+    """Say which output the original's answers are: the only one, else the probabilities, the second of two."""
+    if len(outputs) == 1:
+        return {outputs[0]: values.reshape(len(values), -1)}
+    return {outputs[1]: values if values.ndim == 2 else np.stack([1 - values, values], axis=1)}
+
+
+def check_objective(name: str, objective: str, sound: tuple[str, ...]) -> None:
+    """Raise a ModelError unless the objective is one of those whose conversion is sound."""
+    if objective not in sound:
+        raise ModelError(
+            f"{name}: the conversion is not sound for the objective {objective}; it is for {', '.join(sound)}"
+        )

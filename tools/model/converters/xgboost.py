@@ -19,7 +19,7 @@ from tools.model.training_data import Table
 
 xgboost: Any = import_module("xgboost")
 
-SOUND = (
+_SOUND = (
     "reg:squarederror",
     "reg:absoluteerror",
     "binary:logistic",
@@ -41,21 +41,13 @@ def convert(settings: Settings, table: Table | None) -> Conversion:
     width = int(booster.num_features())
     inputs = trees.signature(settings, list(booster.feature_names or []), width, nullable=True)
     booster.feature_names = None  # the converter wants its own, f0, f1, ...
-    onnx = trees.convert(
-        settings.source.name,
-        trees.onnxmltools.convert_xgboost,
-        booster,
-        initial_types=trees.initial_types(width),
-    )
+    onnx = trees.convert(settings.source.name, trees.onnxmltools.convert_xgboost, booster, width)
 
     def answers(rows: Array, outputs: list[str]) -> Tensors:
-        said = np.asarray(booster.predict(xgboost.DMatrix(rows)))
-        if len(outputs) == 1:
-            return {outputs[0]: said.reshape(len(rows), -1)}
+        values = np.asarray(booster.predict(xgboost.DMatrix(rows)))
         if objective == "multi:softmax":
-            return {outputs[0]: said.astype(np.int64)}
-        probabilities = said if said.ndim == 2 else trees.two_classes(said)
-        return {outputs[1]: probabilities}
+            return {outputs[0]: values.astype(np.int64)}
+        return trees.answers_by_output(values, outputs)
 
     rows = trees.probe(_splits(model, width), missing=True)
     return trees.finish(table, inputs, onnx, answers, rows, {"xgboost": xgboost.__version__})
@@ -79,10 +71,7 @@ def _check(name: str, model: dict[str, Any], objective: str) -> None:
         raise ModelError(
             f"{name}: the booster {model['gradient_booster']['name']} cannot be turned into ONNX, gbtree can"
         )
-    if objective not in SOUND:
-        raise ModelError(
-            f"{name}: the conversion is not sound for the objective {objective}; it is for {', '.join(SOUND)}"
-        )
+    trees.check_objective(name, objective, _SOUND)
     if any(tree["categories_nodes"] for tree in model["gradient_booster"]["model"]["trees"]):
         raise ModelError(f"{name} splits on categories, which cannot be turned into ONNX: encode them as numbers")
 
