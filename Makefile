@@ -26,7 +26,7 @@ down: ## destroy what the stack made
 	$(run) down
 
 model: ## package a model file: FROM=model.pth CLASS=net.py:Net DATA=train.csv; without FROM: what can be set
-	@tools/python -m tools.model $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
+	@tools/python -m tools.model.make $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
 
 env: ## print the shell lines for bare `pulumi` commands: eval "$$(make -s env)"
 	$(run) env

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the command did."""
+    """How the command ended."""
 
     status: int
     output: str
@@ -31,11 +31,10 @@ class Outcome:
         return json.loads((self.folder / "model.json").read_text())
 
 
-def package(here: Path, **settings: str) -> Outcome:
-    """`make model` with these settings, in a folder of the test's; writes into `made` there unless told otherwise."""
-    settings = {"TO": "made"} | settings
+def package(here: Path, *arguments: str, to: str = "made") -> Outcome:
+    """Run the command with these arguments in a folder of the test's, and have it write to `to` there."""
     done = subprocess.run(
-        [sys.executable, "-m", "tools.model", *(f"{name}={value}" for name, value in settings.items())],
+        [sys.executable, "-m", "tools.model", *arguments, f"--to={to}"],
         cwd=here,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -43,14 +42,14 @@ def package(here: Path, **settings: str) -> Outcome:
         check=False,
     )
     assert "Traceback" not in done.stderr, done.stderr
-    return Outcome(done.returncode, done.stdout, done.stderr, here / settings["TO"])
+    return Outcome(done.returncode, done.stdout, done.stderr, here / to)
 
 
 def run_in(lock: str, script: str, here: Path) -> str:
-    """A Python script in the environment of a lock file; what it prints."""
+    """Run a Python script in the environment of a lock file; returns what it prints."""
     python = environment.separate(ROOT, f"tools/model/requirements-{lock}.lock") / "python"
     command = [python, "-W", "ignore", "-c", script]
-    variables = os.environ | {"TMPDIR": str(here)}
+    variables = os.environ | {"TMPDIR": str(here), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'app'}"}
     done = subprocess.run(command, cwd=here, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -26,7 +26,7 @@ def naively(name, load):
     assert mark.exists(), f"{name} does nothing when it is loaded naively, so it proves nothing"
     mark.unlink()
 """
-"""What both scripts begin with."""
+"""The head of both scripts."""
 
 _TORCH_FILES = (
     _NAIVE
@@ -147,8 +147,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return here
 
 
-def _refused(files: Path, **settings: str) -> Outcome:
-    outcome = package(files, **settings)
+def _refused(files: Path, *arguments: str) -> Outcome:
+    outcome = package(files, *arguments)
     assert outcome.status == 1
     assert not list(files.glob("*.ran")), "the payload ran"
     assert not outcome.folder.exists()
@@ -158,7 +158,7 @@ def _refused(files: Path, **settings: str) -> Outcome:
 
 @pytest.mark.parametrize("name", ["zip.pth", "old.pth", "dict.pt"])
 def test_a_pickle_in_a_pytorch_file(files: Path, name: str) -> None:
-    outcome = _refused(files, FROM=name, CLASS="net.py:Net", INPUT="3")
+    outcome = _refused(files, name, "--class=net.py:Net", "--input=3")
     assert f"{name} is more than tensors" in outcome.errors
     assert "io.open" in outcome.errors
     assert "torch.save(network.state_dict(), 'model.pth')" in outcome.errors
@@ -169,14 +169,14 @@ def test_a_pickle_in_a_pytorch_file(files: Path, name: str) -> None:
     [("weight.pt2", "pickle"), ("object.pt2", "opaque_obj_0"), ("size.pt2", "which is not arithmetic")],
 )
 def test_code_in_an_exported_program(files: Path, name: str, reason: str) -> None:
-    outcome = _refused(files, FROM=name)
+    outcome = _refused(files, name)
     assert f"{name} is refused, and was not loaded" in outcome.errors
     assert reason in outcome.errors
 
 
 def test_sample_inputs_of_an_exported_program_are_not_even_read(files: Path, tmp_path: Path) -> None:
     (tmp_path / "sample.pt2").write_bytes((files / "sample.pt2").read_bytes())
-    outcome = package(tmp_path, FROM="sample.pt2", KEEP="pt2")
+    outcome = package(tmp_path, "sample.pt2", "--keep=pt2")
     assert outcome.description["format"] == "pt2"
     assert b"sample.pt2.ran" not in (outcome.folder / "model.pt2").read_bytes()
     assert not list(tmp_path.glob("*.ran"))
@@ -187,31 +187,31 @@ def test_sample_inputs_of_an_exported_program_are_not_even_read(files: Path, tmp
     ["pickle.skops", "pickle.pkl", "pickle.onnx", "pickle.pth", "protocol0.pkl", "protocol1.pkl", "model.joblib"],
 )
 def test_a_pickle_under_any_name(files: Path, name: str) -> None:
-    outcome = _refused(files, FROM=name)
+    outcome = _refused(files, name)
     assert f"{name} is a pickle, which runs code" in outcome.errors
     assert "skops.io.dump" in outcome.errors
 
 
 def test_a_compressed_pickle(files: Path) -> None:
-    assert "zipped.joblib is compressed" in _refused(files, FROM="zipped.joblib").errors
+    assert "zipped.joblib is compressed" in _refused(files, "zipped.joblib").errors
 
 
 def test_types_that_skops_does_not_know(files: Path) -> None:
-    outcome = _refused(files, FROM="function.skops")
+    outcome = _refused(files, "function.skops")
     assert "was not loaded: functools.partial, numpy.savetxt" in outcome.errors
-    assert "TRUST=functools.partial,numpy.savetxt" in outcome.errors
+    assert "--trust functools.partial,numpy.savetxt" in outcome.errors
 
 
 def test_trust_in_one_type_is_not_trust_in_another(files: Path) -> None:
-    assert "was not loaded: numpy.savetxt" in _refused(files, FROM="function.skops", TRUST="functools.partial").errors
+    assert "was not loaded: numpy.savetxt" in _refused(files, "function.skops", "--trust=functools.partial").errors
 
 
 @pytest.mark.parametrize("name", ["script.pt", "script.pth"])
-@pytest.mark.parametrize("more", [{}, {"TRUST": "torchscript"}, {"SHA256": "0" * 64, "TRUST": "torchscript"}])
-def test_torchscript_is_loaded_only_when_it_is_trusted_and_pinned(files: Path, name: str, more: dict[str, str]) -> None:
-    errors = _refused(files, FROM=name, **more).errors
-    assert "SHA256" in errors
-    assert "TRUST=torchscript" in errors or "is not that of" in errors
+@pytest.mark.parametrize("more", [[], ["--trust=torchscript"], [f"--sha256={'0' * 64}", "--trust=torchscript"]])
+def test_torchscript_is_loaded_only_when_it_is_trusted_and_pinned(files: Path, name: str, more: list[str]) -> None:
+    errors = _refused(files, name, *more).errors
+    assert "--sha256" in errors
+    assert "--trust torchscript" in errors or "is not that of" in errors
 
 
 @pytest.mark.parametrize("data", ["objects.npz", "pickle.csv"])
@@ -225,7 +225,7 @@ def test_a_pickle_in_the_data(files: Path, data: str) -> None:
     onnx.save(
         helper.make_model(identity, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]), files / "good.onnx"
     )
-    assert data in _refused(files, FROM="good.onnx", DATA=data).errors
+    assert data in _refused(files, "good.onnx", f"--data={data}").errors
 
 
 def test_weights_in_another_file(tmp_path: Path) -> None:
@@ -243,5 +243,5 @@ def test_weights_in_another_file(tmp_path: Path) -> None:
         [weight],
     )
     (tmp_path / "model.onnx").write_bytes(helper.make_model(graph, ir_version=8).SerializeToString())
-    outcome = _refused(tmp_path, FROM="model.onnx")
+    outcome = _refused(tmp_path, "model.onnx")
     assert "keeps weights in other files" in outcome.errors

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tools.model import arrays, compare, data, pickled, profile, settings
-from tools.model.kinds import Kind, detect
-from tools.model.problem import ModelError
+from tests.model.harness import ROOT
+from tools.model import compare, make, npz, profile, settings, training_data
+from tools.model.converters import pickle_imports
+from tools.model.errors import ModelError
+from tools.model.formats import Format, detect
 from tools.model.tensors import Tensor
 
-ROWS = Tensor(name="x", datatype="FP32", row=(2,))
+ROWS = Tensor(name="x", datatype="FP32", row_shape=(2,))
 
 
-def _table(path: Path, text: str, **more: list[str]) -> data.Table:
+def _table(path: Path, text: str, **more: list[str]) -> training_data.Table:
     path.write_text(text)
-    return data.read(path, features=more.get("features", []), target=more.get("target", []))
+    return training_data.read(path, features=more.get("features", []), target=more.get("target", []))
 
 
 @pytest.mark.parametrize(
@@ -33,7 +36,7 @@ def _table(path: Path, text: str, **more: list[str]) -> data.Table:
     ],
 )
 def test_input(text: str, tensors: list[tuple[str, str, tuple[int, ...]]]) -> None:
-    assert [(each.name, each.datatype, each.row) for each in settings.inputs(text)] == tensors
+    assert [(each.name, each.datatype, each.row_shape) for each in settings.inputs(text)] == tensors
 
 
 @pytest.mark.parametrize("text", ["0", "three", "FP31:3", "3x", "-2"])
@@ -44,10 +47,29 @@ def test_input_that_is_none(text: str) -> None:
 
 def test_settings_survive_the_way_to_the_other_process(tmp_path: Path) -> None:
     (tmp_path / "m.pth").touch()
-    given = {"FROM": "m.pth", "INPUT": "ids=INT64:16", "ARGS": '{"hidden": 16}', "BATCH": "8", "TRUST": "a,b"}
+    given = ["m.pth", "--input", "ids=INT64:16", "--args", '{"hidden": 16}', "--batch=8", "--trust=a,b", "--nullable"]
     chosen = settings.parse(given, tmp_path)
     assert settings.Settings.from_json(chosen.to_json()) == chosen
     assert chosen.folder == tmp_path / "models/m"
+
+
+def test_make_has_an_option_for_each_variable() -> None:
+    variables = {"CLASS": "net.py:Net", "FROM": "my model.pth", "ARGS": '{"a": 1}', "YES": "1", "STACK": "dev"}
+    assert make.arguments(variables) == ["my model.pth", "--class=net.py:Net", '--args={"a": 1}']
+    with pytest.raises(ValueError, match=r"^data is no setting.*DATA="):
+        make.arguments({"data": "train.csv"})
+
+
+def test_make_model(tmp_path: Path) -> None:
+    outcome = subprocess.run(["make", "-s", "model"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "--class" in outcome.stderr
+    command = ["make", "-s", "model", f"FROM={tmp_path}/it's $$one.pth", 'ARGS={"a b"', "DATA=", "YES=1"]
+    outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    mistakes = [line for line in outcome.stderr.splitlines() if line.startswith("error")]
+    assert mistakes == [
+        f"error: MODEL {tmp_path}/it's $one.pth: there is no file {tmp_path}/it's $one.pth",
+        "error: --args {\"a b\": is not JSON: Expecting ':' delimiter: line 1 column 7 (char 6)",
+    ]
 
 
 def test_columns_of_a_csv(tmp_path: Path) -> None:
@@ -81,38 +103,42 @@ def test_a_csv_that_is_none(tmp_path: Path, text: str, said: str) -> None:
         ("a,b\n1,300\n", "UINT8", "beyond what UINT8 can hold"),
         ("a,b\n1,1e39\n", "FP32", "infinite as FP32"),
         ("a,b\n1,2\n", "BOOL", "other than true and false"),
-        ("a\n1\n", "FP32", "leave columns out with TARGET"),
-        ("a,b,y\n1,2,0\n", "FP32", "TARGET=y"),
+        ("a\n1\n", "FP32", "leave columns out with --target"),
+        ("a,b,y\n1,2,0\n", "FP32", "--target y"),
     ],
 )
 def test_data_that_do_not_fit(tmp_path: Path, text: str, datatype: str, said: str) -> None:
     table = _table(tmp_path / "t.csv", text)
-    inputs = data.with_features(table, [Tensor(name="x", datatype=datatype, row=(2,))])
+    inputs = training_data.with_features(table, [Tensor(name="x", datatype=datatype, row_shape=(2,))])
     with pytest.raises(ModelError, match=said):
-        data.feed(table, inputs)
+        training_data.feed(table, inputs)
 
 
 def test_features_choose_and_order_columns(tmp_path: Path) -> None:
     table = _table(tmp_path / "t.csv", "y,b,a\n0,1,2\n", features=["a", "b"])
-    [tensor] = data.with_features(table, [ROWS])
+    [tensor] = training_data.with_features(table, [ROWS])
     assert tensor.features == ["a", "b"]
-    assert data.feed(table, [tensor])["x"].tolist() == [[2, 1]]
+    assert training_data.feed(table, [tensor])["x"].tolist() == [[2, 1]]
 
 
 def test_of_a_large_file_rows_are_drawn(tmp_path: Path) -> None:
-    np.savez(tmp_path / "t.npz", x=np.arange(data.MOST_ROWS * 2 + 2).reshape(-1, 2))
-    table = data.read(tmp_path / "t.npz", features=[], target=[])
-    assert (table.rows, table.all_rows, len(table.columns["x"])) == (data.MOST_ROWS, data.MOST_ROWS + 1, data.MOST_ROWS)
+    np.savez(tmp_path / "t.npz", x=np.arange(training_data.MAX_ROWS * 2 + 2).reshape(-1, 2))
+    table = training_data.read(tmp_path / "t.npz", features=[], target=[])
+    assert (table.rows, table.all_rows, len(table.columns["x"])) == (
+        training_data.MAX_ROWS,
+        training_data.MAX_ROWS + 1,
+        training_data.MAX_ROWS,
+    )
     table.save(tmp_path)
-    again = data.Table.load(tmp_path)
+    again = training_data.Table.load(tmp_path)
     assert again is not None
     assert np.array_equal(again.columns["x"], table.columns["x"])
 
 
 def test_arrays_keep_any_name(tmp_path: Path) -> None:
     tensors = {"a/b": np.array([1]), "file": np.array(["é"]), "": np.array([True])}
-    arrays.save(tmp_path / "a.npz", tensors)
-    assert {name: array.tolist() for name, array in arrays.load(tmp_path / "a.npz").items()} == {
+    npz.save(tmp_path / "a.npz", tensors)
+    assert {name: array.tolist() for name, array in npz.load(tmp_path / "a.npz").items()} == {
         "a/b": [1],
         "file": ["é"],
         "": [True],
@@ -151,7 +177,7 @@ def test_differences() -> None:
     near = {"y": np.array([[1.00005], [100.005], [np.nan]]), "c": np.array([1, 2, 3])}
     found = compare.difference(expected, near, 1e-4)
     assert (found.rows, found.absolute, found.relative) == (3, pytest.approx(0.005), pytest.approx(5e-5))
-    with pytest.raises(ModelError, match="in 1 of 3 rows, more than TOLERANCE=1e-06 allows"):
+    with pytest.raises(ModelError, match="in 1 of 3 rows, more than --tolerance 1e-06 allows"):
         compare.difference({"y": expected["y"]}, {"y": np.array([[1.0], [100.005], [np.nan]])}, 1e-6)
     with pytest.raises(ModelError, match="something else than the original in 1 of 3"):
         compare.difference(expected, near | {"c": np.array([1, 2, 4])}, 1e-4)
@@ -161,7 +187,7 @@ def test_differences() -> None:
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_imports_of_a_pickle(protocol: int) -> None:
-    assert any(each.endswith(".open") for each in pickled.imports(pickle.dumps([1, "x", open], protocol)))
+    assert any(each.endswith(".open") for each in pickle_imports.imports(pickle.dumps([1, "x", open], protocol)))
 
 
 @pytest.mark.parametrize(
@@ -184,17 +210,17 @@ def test_files_that_are_no_model(tmp_path: Path, content: bytes, said: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("entry", "kind"),
+    ("entry", "told"),
     [
-        ("m/data.pkl", Kind.STATE_DICT),
-        ("m/constants.pkl", Kind.TORCHSCRIPT),
-        ("m/models/model.json", Kind.PT2),
-        ("schema.json", Kind.SKOPS),
+        ("m/data.pkl", Format.STATE_DICT),
+        ("m/constants.pkl", Format.TORCHSCRIPT),
+        ("m/models/model.json", Format.PT2),
+        ("schema.json", Format.SKOPS),
     ],
 )
-def test_zip_files_are_told_by_their_entries(tmp_path: Path, entry: str, kind: Kind) -> None:
+def test_zip_files_are_told_by_their_entries(tmp_path: Path, entry: str, told: Format) -> None:
     with zipfile.ZipFile(tmp_path / "m.onnx", "w") as archive:
         archive.writestr(entry, b"")
-        if kind is Kind.TORCHSCRIPT:
+        if told is Format.TORCHSCRIPT:
             archive.writestr("m/data.pkl", b"")
-    assert detect(tmp_path / "m.onnx") is kind
+    assert detect(tmp_path / "m.onnx") is told

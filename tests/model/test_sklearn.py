@@ -83,7 +83,7 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, flo
 
 def test_a_classifier(sklearn: tuple[Path, Any], ask: Ask) -> None:
     here, (expected, _) = sklearn
-    made = package(here, FROM="iris.skops", DATA="iris.csv", VERSION="2")
+    made = package(here, "iris.skops", "--data=iris.csv", "--version=2")
     assert made.description["inputs"][0]["features"] == ["sepal_length", "sepal_width", "petal_length", "petal_width"]
     assert made.description["example"] == {"input": [5.1, 3.5, 1.4, 0.2]}
     assert made.description["profile"]["outputs"]["label"]["categories"].keys() == {"setosa", "versicolor", "virginica"}
@@ -97,8 +97,7 @@ def test_a_classifier(sklearn: tuple[Path, Any], ask: Ask) -> None:
 
 def test_columns_of_different_types(sklearn: tuple[Path, Any], ask: Ask) -> None:
     here, (_, expected) = sklearn
-    trust = {"TRUST": "numpy.dtype"}
-    made = package(here, FROM="mixed.skops", DATA="mixed.csv", TO="mixed", **trust)
+    made = package(here, "mixed.skops", "--data=mixed.csv", "--trust=numpy.dtype", to="mixed")
     assert [tensor["datatype"] for tensor in made.description["inputs"]] == ["FP32", "BYTES"]
     assert made.description["profile"]["features"]["colour"]["categories"].keys() == {"red", "blue"}
     example = json.dumps({"inputs": made.description["example"]["inputs"] | {"size": [5.1], "colour": ["red"]}})
@@ -109,7 +108,7 @@ def test_columns_of_different_types(sklearn: tuple[Path, Any], ask: Ask) -> None
 @pytest.mark.parametrize("name", ["number.json", "number.txt"])
 def test_a_regression_by_trees(trees: tuple[Path, dict[str, float]], ask: Ask, name: str) -> None:
     here, said = trees
-    made = package(here, FROM=name, TO=name[-3:])
+    made = package(here, name, to=name[-3:])
     assert made.description["inputs"][0]["nullable"]
     assert made.description["source"]["largest_difference"]["absolute"] < 1e-5
     assert ask(made.folder, '{"input": [1, 2, 3]}')["prediction"] == pytest.approx(said[name], abs=1e-4)
@@ -118,7 +117,7 @@ def test_a_regression_by_trees(trees: tuple[Path, dict[str, float]], ask: Ask, n
 @pytest.mark.parametrize("name", ["kind.ubj", "kind.txt"])
 def test_a_classification_by_trees(trees: tuple[Path, dict[str, float]], ask: Ask, name: str) -> None:
     here, said = trees
-    made = package(here, FROM=name, TO=f"{name}-made", DATA="rows.npz", LABELS="no,yes", FEATURES="a,b,c")
+    made = package(here, name, "--data=rows.npz", "--labels=no,yes", "--features=a,b,c", to=f"{name}-made")
     assert made.description["source"]["compared_rows"] == 500 + 1000
     assert made.description["profile"]["features"]["a"]["missing"] > 0
     prediction = ask(made.folder, '{"input": [1, null, 3]}')["prediction"]
@@ -129,7 +128,7 @@ def test_a_classification_by_trees(trees: tuple[Path, dict[str, float]], ask: As
 
 @pytest.mark.parametrize(("name", "objective"), [("hinge.json", "binary:hinge"), ("ova.txt", "multiclassova")])
 def test_what_the_converter_gets_wrong_is_refused(trees: tuple[Path, Any], name: str, objective: str) -> None:
-    outcome = package(trees[0], FROM=name, TO="refused")
+    outcome = package(trees[0], name, to="refused")
     assert outcome.status == 1
     assert f"the conversion is not sound for the objective {objective}" in outcome.errors
     assert not outcome.folder.exists()

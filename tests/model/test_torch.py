@@ -50,7 +50,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
 def test_a_model_pth_is_served(trained: tuple[Path, float], ask: Ask) -> None:
     here, expected = trained
     made = package(
-        here, FROM="model.pth", CLASS="net.py:Net", DATA="train.csv", TARGET="failed", NAME="pump", TO="pump"
+        here, "model.pth", "--class=net.py:Net", "--data=train.csv", "--target=failed", "--name=pump", to="pump"
     )
 
     [measurements], [output] = made.description["inputs"], made.description["outputs"]
@@ -77,7 +77,7 @@ def test_a_model_pth_is_served(trained: tuple[Path, float], ask: Ask) -> None:
 
 def test_an_exported_program(trained: tuple[Path, float], ask: Ask) -> None:
     here, expected = trained
-    made = package(here, FROM="model.pt2", TO="exported", DATA="train.csv", TARGET="failed", OUTPUTS="risk")
+    made = package(here, "model.pt2", "--data=train.csv", "--target=failed", "--outputs=risk", to="exported")
     assert made.description["outputs"][0]["name"] == "risk"
     assert "format" not in made.description
     assert ask(made.folder, '{"input": [1, 2, 3]}')["prediction"] == pytest.approx(expected, abs=1e-5)
@@ -85,46 +85,51 @@ def test_an_exported_program(trained: tuple[Path, float], ask: Ask) -> None:
 
 def test_torchscript_that_is_trusted_and_pinned(trained: tuple[Path, float], ask: Ask) -> None:
     here, expected = trained
-    refused = package(here, FROM="script.pt", TO="script")
-    digest = refused.errors.split("SHA256=")[1].split()[0]
-    made = package(here, FROM="script.pt", TO="script", TRUST="torchscript", SHA256=digest, INPUT="3", BATCH="2")
+    refused = package(here, "script.pt", to="script")
+    digest = refused.errors.split("--sha256 ")[1].split()[0]
+    made = package(
+        here, "script.pt", "--trust=torchscript", f"--sha256={digest}", "--input=3", "--batch=2", to="script"
+    )
     assert (made.description["batching"], made.description["inputs"][0]["shape"]) == ("fixed", [2, 3])
     assert made.description["source"]["sha256"] == digest
     assert ask(made.folder, '{"input": [1, 2, 3]}')["prediction"] == pytest.approx(expected, abs=1e-5)
 
 
 _MISTAKES = {
-    "CLASS=net.py:Nett": ["net.py has no Nett; its networks: Net"],
-    'CLASS=net.py:Net ARGS={"width":3}': ["cannot be made with ARGS={'width': 3}", "it is Net(hidden=16)"],
-    'CLASS=net.py:Net ARGS={"hidden":8}': [
+    "model.pth --class=net.py:Nett": ["net.py has no Nett; its networks: Net"],
+    'model.pth --class=net.py:Net --args={"width":3}': [
+        "cannot be made with --args {'width': 3}",
+        "it is Net(hidden=16)",
+    ],
+    'model.pth --class=net.py:Net --args={"hidden":8}': [
         "does not fit Net",
         "layers.0.weight is [16, 3] in the file, [8, 3] in the network",
     ],
-    "CLASS=net.py:Net INPUT=4": ["the network fails on torch.float32 [64, 4]", "INPUT="],
-    "CLASS=net.py:Net INPUT=x=3": ["forward takes measurements, not x"],
-    "CLASS=net.py:Net OUTPUTS=a,b": ["OUTPUTS has 2 names, the network gives 1 outputs"],
-    "CLASS=net.py:Net KEY=ema": ["KEY=ema: there is no ema; it has layers.0.weight"],
-    "CLASS=broken.py:Net": ["broken.py cannot be imported: broken.py line 2: ModuleNotFoundError", "transformers"],
-    "CLASS=net.py:Net FROM=whole.pth": ["whole.pth is more than tensors", "net.Net", "It was not loaded."],
+    "model.pth --class=net.py:Net --input=4": ["the network fails on torch.float32 [64, 4]", "--input "],
+    "model.pth --class=net.py:Net --input=x=3": ["forward takes measurements, not x"],
+    "model.pth --class=net.py:Net --outputs=a,b": ["--outputs has 2 names, the network gives 1 outputs"],
+    "model.pth --class=net.py:Net --key=ema": ["--key ema: there is no ema; it has layers.0.weight"],
+    "model.pth --class=broken.py:Net": [
+        "broken.py cannot be imported: broken.py line 2: ModuleNotFoundError",
+        "transformers",
+    ],
+    "whole.pth --class=net.py:Net": ["whole.pth is more than tensors", "net.Net", "It was not loaded."],
 }
 _IN_ONE_PROCESS = """
-import json, pathlib, sys
-sys.path.insert(0, {root!r})
-from tools.model import from_state_dict, network
-from tools.model.problem import ModelError
+import json, pathlib
+import torch
+from tools.model.converters import state_dict, torch_network
+from tools.model.errors import ModelError
 from tools.model.settings import parse
-def chosen(text):
-    given = {{"FROM": "model.pth"}} | dict(each.split("=", 1) for each in text.split())
-    return parse(given, pathlib.Path.cwd())
+def settings_of(text): return parse(text.split(), pathlib.Path.cwd())
 said = {{}}
 for text in {mistakes!r}:
-    try: from_state_dict.convert(chosen(text), None)
+    try: state_dict.convert(settings_of(text), None)
     except ModelError as error: said[text] = str(error)
 for name in ("checkpoint.pt", "old.pth", "wrapped.pth", "model.safetensors"):
-    settings, notes = chosen("CLASS=net.py:Net FROM=" + name), []
-    built = network.build(settings)
-    from_state_dict.load(settings, built, from_state_dict.state_dict(settings, notes), notes)
-    import torch
+    settings, notes = settings_of(name + " --class=net.py:Net"), []
+    built = torch_network.build(settings)
+    state_dict.load(settings, built, state_dict.state_dict(settings, notes), notes)
     said[name] = [built.eval()(torch.tensor([[1.0, 2.0, 3.0]])).item(), notes]
 print(json.dumps(said))
 """
@@ -132,10 +137,10 @@ print(json.dumps(said))
 
 @pytest.fixture(scope="module")
 def said(trained: tuple[Path, float]) -> dict[str, Any]:
-    """What the part that runs beside PyTorch says about each mistake, and the answers of each state dict's network."""
+    """The converter's message for each mistake, and the answers of each state dict's network."""
     here, _ = trained
     (here / "broken.py").write_text("import torch\nimport transformers\n")
-    script = _IN_ONE_PROCESS.format(root=str(ROOT), mistakes=list(_MISTAKES))
+    script = _IN_ONE_PROCESS.format(mistakes=list(_MISTAKES))
     return json.loads(run_in("torch", script, here).splitlines()[-1])
 
 
@@ -162,7 +167,7 @@ def test_other_homes_of_a_state_dict(
 
 
 def test_a_state_dict_without_its_class(trained: tuple[Path, float]) -> None:
-    outcome = package(trained[0], FROM="model.pth", TO="nothing")
+    outcome = package(trained[0], "model.pth", to="nothing")
     assert outcome.status == 1
-    assert "CLASS is missing: model.pth has tensors only" in outcome.errors
+    assert "--class is missing: model.pth has tensors only" in outcome.errors
     assert not outcome.folder.exists()

@@ -1,6 +1,6 @@
-"""From a model file to the folder that the server serves: `make model FROM=file ...` (docs/models.md).
+"""From a model file to the folder that the server serves: `python -m tools.model MODEL ...` (docs/models.md).
 
-The command reads its settings, looks at what the file is, and has a process of its own convert it, in an environment
-with that format's packages. What comes back is run by the same ONNX Runtime that will serve it and compared with what
-the original model says, before a folder is written.
+`settings` reads the options, `formats` tells what the file is, and `worker` runs its converter as a process of its own,
+in an environment with that format's packages. `package` runs the result in the ONNX Runtime that will serve it and
+compares it with the original's answers, before a folder is written.
 """

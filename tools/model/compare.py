@@ -1,4 +1,4 @@
-"""Does the converted model say what the original says, and does it say it whatever rows it is asked with?"""
+"""Compares the converted model's answers with the original's, and a row's with those it gets in other company."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tools.model.problem import ModelError
-from tools.model.tensors import Array, Tensors
+from tools.model.errors import ModelError
+from tools.model.tensors import Array, Tensors, row_count
 
-_SMALL = 1e-3
+_MIN_RELATIVE = 1e-3
 """Relative differences of values below this say little."""
-_ALONE = 4
-"""So many rows are asked for by themselves."""
+_ALONE_ROWS = 4
+"""Rows that are also asked for by themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
     """The largest differences between two models' answers."""
 
-    rows: int
+    rows: int = 0
     absolute: float = 0.0
     relative: float = 0.0
-    """Of values of at least 0.001."""
+    """Measured on values of at least 0.001."""
 
-    def joined(self, other: Difference) -> Difference:
-        """That of both comparisons together."""
+    def merge(self, other: Difference) -> Difference:
+        """Join two comparisons."""
         return Difference(
             rows=self.rows + other.rows,
             absolute=max(self.absolute, other.absolute),
@@ -35,25 +35,24 @@ class Difference:
 
 
 def difference(expected: Tensors, actual: Tensors, tolerance: float) -> Difference:
-    """ModelError when a value differs by more than `tolerance`, absolute plus relative, or a class or text at all."""
-    absolute = relative = 0.0
-    rows = len(next(iter(expected.values())))
+    """Measure it; ModelError when a value differs by more than `tolerance`, abs + relative, or a class at all."""
+    found = Difference(rows=row_count(expected))
     for name, wanted in expected.items():
         if name not in actual:
             raise ModelError(f"the converted model has no output {name}; it has {', '.join(actual)}")
-        given = actual[name][:rows]
+        given = actual[name][: found.rows]
         if given.shape != wanted.shape:
             if given.size != wanted.size:
                 raise ModelError(f"output {name}: the original gives {wanted.shape}, the converted model {given.shape}")
             given = given.reshape(wanted.shape)
         if wanted.dtype.kind != "f":
-            _same(name, wanted, given)
-            continue
-        absolute, relative = _measure(name, wanted, given, tolerance, absolute, relative)
-    return Difference(rows=rows, absolute=absolute, relative=relative)
+            _check_equal(name, wanted, given)
+        else:
+            found = found.merge(_measure(name, wanted, given, tolerance))
+    return found
 
 
-def _same(name: str, wanted: Array, given: Array) -> None:
+def _check_equal(name: str, wanted: Array, given: Array) -> None:
     different = int((wanted != given.astype(wanted.dtype)).reshape(len(wanted), -1).any(axis=1).sum())
     if different:
         raise ModelError(
@@ -62,35 +61,33 @@ def _same(name: str, wanted: Array, given: Array) -> None:
         )
 
 
-def _measure(name: str, wanted: Array, given: Array, tolerance: float, *worst: float) -> tuple[float, float]:
+def _measure(name: str, wanted: Array, given: Array, tolerance: float) -> Difference:
     wanted, given = wanted.astype(np.float64), given.astype(np.float64)
     same = (wanted == given) | (np.isnan(wanted) & np.isnan(given))
     with np.errstate(invalid="ignore"):
         distance = np.where(same, 0.0, np.abs(wanted - given))
     distance = np.where(np.isnan(distance), np.inf, distance)
     size = np.abs(wanted)
-    large = np.isfinite(size) & (size >= _SMALL)
-    absolute = max(worst[0], float(distance.max(initial=0.0)))
-    relative = max(worst[1], float((distance[large] / size[large]).max(initial=0.0)))
+    large = np.isfinite(size) & (size >= _MIN_RELATIVE)
     beyond = distance > tolerance * (1 + np.where(np.isfinite(size), size, 0.0))
     if beyond.any():
         rows = int(beyond.reshape(len(wanted), -1).any(axis=1).sum())
         raise ModelError(
             f"output {name}: the converted model differs from the original by up to {float(distance.max()):.3g}"
-            f" in {rows} of {len(wanted)} rows, more than TOLERANCE={tolerance:g} allows"
+            f" in {rows} of {len(wanted)} rows, more than --tolerance {tolerance:g} allows"
         )
-    return absolute, relative
+    relative = (distance[large] / size[large]).max(initial=0.0)
+    return Difference(absolute=float(distance.max(initial=0.0)), relative=float(relative))
 
 
-def check_rows(
+def check_independence(
     run: Callable[[Tensors], Tensors], feed: Tensors, together: Tensors, tolerance: float, repeat: int
 ) -> None:
     """ModelError when a row's answer depends on the rows beside it: the server runs different clients' rows together.
 
     Some rows are asked for again, each `repeat` times over.
     """
-    rows = len(next(iter(feed.values())))
-    for index in range(min(_ALONE, rows)):
+    for index in range(min(_ALONE_ROWS, row_count(feed))):
         alone = run({name: np.repeat(array[index : index + 1], repeat, axis=0) for name, array in feed.items()})
         try:
             difference(
@@ -100,7 +97,7 @@ def check_rows(
             )
         except ModelError:
             raise ModelError(
-                "a row's answer depends on the other rows in its batch, so rows must not be run together: BATCH=1"
+                "a row's answer depends on the other rows in its batch, so rows must not be run together: --batch 1"
                 if repeat == 1
                 else "a row's answer depends on the other rows in its batch: this model cannot serve several clients"
             ) from None

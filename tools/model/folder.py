@@ -9,28 +9,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from tools.model.problem import ModelError
+from tools.model.errors import ModelError
 
-OURS = frozenset({"model.json", "model.onnx", "model.pt2", "hooks.py"})
+_FILES = frozenset({"model.json", "model.onnx", "model.pt2", "hooks.py"})
 
 
-def check(folder: Path, *, replace: bool, hooks: bool) -> None:
-    """ModelError when writing the folder would lose something that this command did not write."""
+def check_replaceable(folder: Path, *, replace: bool, hooks: bool) -> None:
+    """Raise a ModelError when writing the folder would lose something that this command did not write."""
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise ModelError(f"TO={folder} is a file; name a folder")
-    lost = sorted(entry.name for entry in folder.iterdir() if entry.name not in OURS)
+        raise ModelError(f"--to {folder} is a file; name a folder")
+    lost = sorted(entry.name for entry in folder.iterdir() if entry.name not in _FILES)
     if lost:
         raise ModelError(
-            f"TO={folder} holds more than a model: {', '.join(lost[:10])}; move it, or name another folder"
+            f"--to {folder} holds more than a model: {', '.join(lost[:10])}; move it, or name another folder"
         )
     if replace:
         return
     if (folder / "hooks.py").exists() and not hooks:
-        raise ModelError(f"{folder}/hooks.py would be lost: HOOKS={folder}/hooks.py keeps it, REPLACE=yes drops it")
+        raise ModelError(f"{folder}/hooks.py would be lost: --hooks {folder}/hooks.py keeps it, --replace drops it")
     if any(folder.iterdir()) and not _written_here(folder / "model.json"):
-        raise ModelError(f"{folder} holds a model that this command did not write: name another TO, or REPLACE=yes")
+        raise ModelError(f"{folder} holds a model that this command did not write: name another by --to, or --replace")
 
 
 def _written_here(description: Path) -> bool:
@@ -42,7 +42,7 @@ def _written_here(description: Path) -> bool:
 
 
 def write(folder: Path, files: dict[str, bytes], approve: Callable[[Path], None]) -> None:
-    """Put the files in a folder beside it, have them approved, and only then take the old folder's place."""
+    """Write the files to a folder beside it, have that approved, and only then put it in the old one's place."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         new, old = Path(scratch, "new"), Path(scratch, "old")

@@ -1,23 +1,26 @@
-"""The reference profile: where the training data's values lie, for live traffic to be compared with."""
+"""The reference profile: how the training data's values are distributed, for live traffic to be compared with."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from tools.model.tensors import Array
 
 BINS = 10
-MOST_COLUMNS = 64
-"""Of the inputs together, of the outputs together, and of a row."""
-MOST_CATEGORIES = 50
+MAX_COLUMNS = 64
+"""Profiled of all inputs, and of all outputs; a tensor with more columns has no profile."""
+MAX_CATEGORIES = 50
+
+Columns: TypeAlias = tuple[Array, list[str], Sequence[str]]
+"""A tensor's values, its columns' names and, where it has class indices, their labels."""
 
 
 def numeric(values: Array) -> dict[str, Any] | None:
-    """Bin edges at the quantiles, and how many values fall between each pair; None when there is no finite value.
+    """Count the values between edges at their quantiles; None when there is no finite value.
 
     The first bin is open below and the last one above, so `edges` has one entry less than `counts`. NaN is `missing`.
     """
@@ -41,7 +44,7 @@ def numeric(values: Array) -> dict[str, Any] | None:
 
 
 def categorical(values: Array, labels: Sequence[str] = ()) -> dict[str, Any] | None:
-    """How often each value occurs: strings, truths, or indices of `labels`; None when there are too many."""
+    """Count each value: strings, truths, or indices of `labels`; None when there are more than MAX_CATEGORIES."""
     if labels:
         known = values[(values >= 0) & (values < len(labels))]
         names = dict(zip(labels, np.bincount(known, minlength=len(labels)).tolist(), strict=True))
@@ -49,20 +52,20 @@ def categorical(values: Array, labels: Sequence[str] = ()) -> dict[str, Any] | N
         found, counts = np.unique(values, return_counts=True)
         texts = [str(value).lower() if values.dtype.kind == "b" else str(value) for value in found]
         names = dict(zip(texts, counts.tolist(), strict=True))
-    return {"kind": "categorical", "categories": names} if 0 < len(names) <= MOST_CATEGORIES else None
+    return {"kind": "categorical", "categories": names} if 0 < len(names) <= MAX_CATEGORIES else None
 
 
-def side(tensors: Sequence[tuple[Array, list[str], Sequence[str]]]) -> dict[str, Any]:
-    """The profile of all inputs, or all outputs: each an array, its columns' names and, of class indices, labels."""
+def profile_columns(tensors: Sequence[Columns]) -> dict[str, Any]:
+    """Profile all inputs, or all outputs, by column; no more than MAX_COLUMNS."""
     columns: dict[str, Any] = {}
     for array, names, labels in tensors:
-        if not 0 < len(names) <= MOST_COLUMNS:
+        if not 0 < len(names) <= MAX_COLUMNS:
             continue
         values = array.reshape(len(array), -1)
         for index, name in enumerate(names):
             column = values[:, index]
             plain = column.dtype.kind in "iuf" and not labels
             found = numeric(column) if plain else categorical(column, labels)
-            if found and len(columns) < MOST_COLUMNS:
+            if found and len(columns) < MAX_COLUMNS:
                 columns[name] = found
     return columns

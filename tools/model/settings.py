@@ -1,154 +1,173 @@
-"""What the user asked for: NAME=value settings, read and checked, every mistake reported at once."""
+"""The command's options, read and checked: every mistake is reported at once."""
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from tools.model.problem import ModelError
+from tools.model.batching import Batching
+from tools.model.errors import ModelError
 from tools.model.tensors import DATATYPES, Tensor
 
-DESCRIPTIONS = {
-    "FROM": "the model file",
-    "TO": "the folder to write; default: models/<NAME>",
-    "NAME": "the model's name; default: the file's, without its suffix",
-    "VERSION": "the model's version; default: 1",
-    "DATA": "training inputs, .csv with a header row or .npz: for the profile, the example and the comparison",
-    "FEATURES": "the columns that the model takes, in its order: age,income",
-    "TARGET": "columns of DATA that are not inputs: species",
-    "LABELS": "the classes' names, in the model's order: cat,dog",
-    "OUTPUTS": "the outputs' names, in the model's order",
-    "CLASS": "a PyTorch network's class: file.py:Class",
-    "ARGS": "what CLASS is made with, as JSON: '{\"hidden\": 16}'",
-    "KEY": "where in a checkpoint the state dict is: model_state_dict",
-    "INPUT": "what a row looks like: 3, 3x224x224, 'ids=INT64:16 mask=BOOL:16'; * is any size",
-    "IMAGE": "the input is a picture, as JSON: '{}' or '{\"mean\": [...], \"std\": [...]}'",
-    "BATCH": "rows a run: dynamic (default), a number, or none where the model knows no rows",
-    "NULLABLE": "yes: values may be missing and become NaN",
-    "EXAMPLE": "the example request: '{\"input\": [1, 2, 3]}'; default: a row of DATA, else zeros",
-    "HOOKS": "a hooks.py with preprocess or postprocess, which then runs in the server",
-    "SHA256": "the digest that the file must have",
-    "TRUST": "what may be loaded although it can run code: types of a .skops file, or torchscript",
-    "KEEP": "pt2: serve the .pt2 file itself, in the image's torch variant",
-    "TOLERANCE": "how far the converted model may be from the original: abs + relative; default: 1e-4",
-    "REPLACE": "yes: replace a folder that this command did not write",
-}
+_MAX_BATCH_ROWS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The settings of one run; paths are absolute."""
+    """One run's settings; the options' help says what they mean. Paths are absolute."""
 
     source: Path
     folder: Path
     name: str
-    version: str = "1"
-    data: Path | None = None
-    features: list[str] = field(default_factory=list[str])
-    target: list[str] = field(default_factory=list[str])
-    labels: list[str] = field(default_factory=list[str])
-    outputs: list[str] = field(default_factory=list[str])
-    class_file: Path | None = None
-    class_name: str = ""
-    arguments: dict[str, Any] | list[Any] = field(default_factory=dict[str, Any])
-    key: str = ""
-    inputs: list[Tensor] = field(default_factory=list[Tensor])
+    version: str
+    data: Path | None
+    features: list[str]
+    target: list[str]
+    labels: list[str]
+    outputs: list[str]
+    class_file: Path | None
+    class_name: str
+    arguments: dict[str, Any] | list[Any]
+    key: str
+    inputs: list[Tensor]
     """Names may be empty, where the model has its own."""
-    image: dict[str, Any] | None = None
-    batch: str | int = "dynamic"
-    nullable: bool = False
-    example: dict[str, Any] | None = None
-    hooks: Path | None = None
-    sha256: str = ""
-    trust: list[str] = field(default_factory=list[str])
-    keep: str = ""
-    tolerance: float = 1e-4
-    replace: bool = False
+    image: dict[str, Any] | None
+    batching: Batching
+    nullable: bool
+    example: dict[str, Any] | None
+    hooks: Path | None
+    sha256: str
+    trust: list[str]
+    keep: str
+    tolerance: float
+    replace: bool
 
     def to_json(self) -> str:
-        """For the process that converts."""
-        return json.dumps(vars(self) | {"inputs": [vars(tensor) for tensor in self.inputs]}, default=str)
+        """Serialise them for the process that converts."""
+        return json.dumps(asdict(self), default=str)
 
     @staticmethod
     def from_json(text: str) -> Settings:
-        """What `to_json` wrote."""
+        """Read what `to_json` wrote."""
         members = json.loads(text)
         for name in ("source", "folder", "data", "class_file", "hooks"):
             members[name] = Path(members[name]) if members[name] else None
-        members["inputs"] = [Tensor.of(tensor) for tensor in members["inputs"]]
+        members["inputs"] = [Tensor.from_json(tensor) for tensor in members["inputs"]]
+        members["batching"] = Batching(**members["batching"])
         return Settings(**members)
 
 
-def parse(given: Mapping[str, str], here: Path) -> Settings:
-    """The settings, or a ModelError with every mistake in them; relative paths start at `here`."""
-    mistakes: list[str] = []
-    for name in given:
-        if name not in DESCRIPTIONS:
-            near = difflib.get_close_matches(name.upper(), DESCRIPTIONS, n=1, cutoff=0.6)
-            mistakes.append(f"{name} is no setting" + (f"; {near[0]} is" if near else ""))
+def parse(arguments: Sequence[str], here: Path) -> Settings:
+    """Read the command's arguments, or raise a ModelError with every mistake; relative paths start at `here`."""
+    reader = parser(here)
+    found, unknown = reader.parse_known_args(arguments)
+    for argument in unknown:
+        near = difflib.get_close_matches(argument.partition("=")[0].strip("-"), reader.names, n=1)
+        reader.mistakes.append(f"unrecognized argument: {argument}" + (f"; did you mean --{near[0]}?" if near else ""))
+    members: dict[str, Any] = vars(found)
+    if found.source == "":
+        reader.mistakes.append("MODEL is missing: name the model file, path/to/model.pth")
+    if members["target"] and not members["data"]:
+        reader.mistakes.append("--target names columns of --data, but there is no --data")
+    if reader.mistakes:
+        raise ModelError(*reader.mistakes)
+    members["class_file"], members["class_name"] = members.pop("network")
+    members["name"] = members["name"] or re.sub(r"[^\w.-]+", "-", members["source"].stem).strip("-.")
+    members["folder"] = members["folder"] or (here / "models" / members["name"]).resolve()
+    return Settings(**members)
 
-    def read(name: str, convert: Callable[[str], Any], default: Any) -> Any:
-        text = given.get(name, "").strip()
-        if not text:
-            return default
-        try:
-            return convert(text)
-        except ValueError as error:
-            mistakes.append(f"{name}={text}: {error}")
-            return default
+
+class _Parser(argparse.ArgumentParser):
+    """Notes a value that its option refuses and reads on."""
+
+    def __init__(self, **about: Any) -> None:
+        super().__init__(allow_abbrev=False, **about)
+        self.mistakes: list[str] = []
+        self.names: list[str] = []
+
+    def option(self, name: str, convert: Callable[[str], Any], text: str, **more: Any) -> None:
+        """Add an option; an empty value counts as not given, and a ValueError of `convert` as a mistake."""
+
+        def read(value: str) -> Any:
+            try:
+                return convert(value.strip()) if value.strip() else more.get("default")
+            except ValueError as error:
+                self.mistakes.append(f"{name} {value}: {error}")
+                return None
+
+        self.names.append(name.strip("-"))
+        more.setdefault("metavar", name.strip("-").upper())
+        self.add_argument(*([name] if name.startswith("-") else []), type=read, help=text, **more)
+
+    def error(self, message: str) -> NoReturn:
+        """Report what was noted as well, where argparse cannot read on."""
+        raise ModelError(*self.mistakes, message)
+
+
+def parser(here: Path) -> _Parser:
+    """Make the command's parser; relative paths start at `here`."""
+    made = _Parser(
+        prog="python -m tools.model",
+        usage="%(prog)s MODEL [--option value ...]",
+        description="Package a model file for the server; docs/models.md has examples.",
+        epilog="`make model FROM=model.pth CLASS=net.py:Net` is the same command: FROM is MODEL, CLASS is --class.",
+    )
+
+    def path(text: str) -> Path:
+        return (here / Path(text).expanduser()).resolve()
 
     def file(text: str) -> Path:
-        path = (here / Path(text).expanduser()).resolve()
-        if path.is_dir():
-            raise ValueError(_about_folder(path))
-        if not path.is_file():
-            raise ValueError(f"there is no file {path}")
-        return path
+        found = path(text)
+        if found.is_dir():
+            raise ValueError(_about_folder(found))
+        if not found.is_file():
+            raise ValueError(f"there is no file {found}")
+        return found
 
-    source: Path | None = read("FROM", file, None)
-    if "FROM" not in given or not given["FROM"].strip():
-        mistakes.append("FROM is missing: name the model file, FROM=path/to/model.pth")
-    name: str = read("NAME", _name, re.sub(r"[^\w.-]+", "-", source.stem).strip("-.") if source else "")
-    class_file, class_name = read("CLASS", lambda text: _class(text, file), (None, ""))
-    members: dict[str, Any] = {
-        "version": read("VERSION", _name, "1"),
-        "data": read("DATA", file, None),
-        "features": read("FEATURES", _names, []),
-        "target": read("TARGET", _names, []),
-        "labels": read("LABELS", _names, []),
-        "outputs": read("OUTPUTS", _names, []),
-        "class_file": class_file,
-        "class_name": class_name,
-        "arguments": read("ARGS", _arguments, {}),
-        "key": given.get("KEY", "").strip(),
-        "inputs": read("INPUT", inputs, []),
-        "image": read("IMAGE", _object, None),
-        "batch": read("BATCH", _batch, "dynamic"),
-        "nullable": read("NULLABLE", _yes, False),
-        "example": read("EXAMPLE", _example, None),
-        "hooks": read("HOOKS", file, None),
-        "sha256": read("SHA256", _digest, ""),
-        "trust": read("TRUST", _names, []),
-        "keep": read("KEEP", _keep, ""),
-        "tolerance": read("TOLERANCE", _tolerance, 1e-4),
-        "replace": read("REPLACE", _yes, False),
-    }
-    folder = (here / Path(given.get("TO", "").strip() or f"models/{name}").expanduser()).resolve()
-    if members["target"] and not members["data"]:
-        mistakes.append("TARGET names columns of DATA, but there is no DATA")
-    if mistakes or source is None:
-        raise ModelError("\n".join(mistakes))
-    return Settings(source=source, folder=folder, name=name, **members)
+    add = made.option
+    none: list[str] = []
+    flag: dict[str, Any] = {"nargs": "?", "const": True, "default": False, "metavar": "yes"}
+    add("MODEL", file, "the model file", dest="source", nargs="?", default="")
+    add("--to", path, "the folder to write; default: models/<name>", dest="folder")
+    add("--name", _name, "the model's name; default: the file's, without its suffix")
+    add("--version", _name, "the model's version; default: 1", default="1")
+    add("--data", file, "training inputs, .csv with a header row or .npz: for profile, example and comparison")
+    add("--features", _names, "the columns that the model takes, in its order: age,income", default=none)
+    add("--target", _names, "columns of --data that are not inputs: species", default=none)
+    add("--labels", _names, "the classes' names, in the model's order: cat,dog", default=none)
+    add("--outputs", _names, "the outputs' names, in the model's order", default=none)
+    network = partial(_class, file)
+    add("--class", network, "a PyTorch network's class: file.py:Class", dest="network", default=(None, ""))
+    add("--args", _arguments, "what --class is made with: '{\"hidden\": 16}'", dest="arguments", default={})
+    add("--key", str, "where in a checkpoint the state dict is: model_state_dict", default="")
+    shape = "what a row looks like: 3, 3x224x224, 'ids=INT64:16 mask=BOOL:16'; * is any size"
+    add("--input", inputs, shape, dest="inputs", default=[])
+    add("--image", _object, "the input is a picture: '{}' or '{\"mean\": [...], \"std\": [...]}'")
+    rows = "rows a run: dynamic (default), a number, or none where the model knows no rows"
+    add("--batch", _batch, rows, dest="batching", default=Batching())
+    add("--nullable", _yes, "values may be missing and become NaN", **flag)
+    add("--example", _example, "the example request: '{\"input\": [1, 2, 3]}'; default: a row of --data, else zeros")
+    add("--hooks", file, "a hooks.py with preprocess or postprocess, which then runs in the server")
+    add("--sha256", _digest, "the digest that the file must have", default="")
+    trusted = "what may be loaded although it can run code: types of a .skops file, or torchscript"
+    add("--trust", _names, trusted, default=none)
+    add("--keep", _keep, "pt2: serve the .pt2 file itself, in the image's torch variant", default="")
+    tolerance = "how far the converted model may be from the original: abs + relative; default: 1e-4"
+    add("--tolerance", _tolerance, tolerance, default=1e-4)
+    add("--replace", _yes, "replace a folder that this command did not write", **flag)
+    return made
 
 
 def inputs(text: str) -> list[Tensor]:
-    """Tensors from their short form: `[name=][datatype:]sizes`, blank between them; `age=FP32:` is one value a row."""
+    """Read tensors in short form: `[name=][datatype:]sizes`, a blank between them; `age=FP32:` is one value a row."""
     return [_tensor(part) for part in re.split(r"[\s;]+", text.strip())]
 
 
@@ -163,7 +182,7 @@ def _tensor(text: str) -> Tensor:
     row = [-1 if size in ("*", "-1") else size for size in re.split("[x,]", sizes)] if sizes else []
     if not all(size == -1 or (isinstance(size, str) and size.isdecimal() and int(size) > 0) for size in row):
         raise ValueError(f"{sizes} must be sizes of a row, such as 3 or 3x224x224, without the rows of a batch")
-    return Tensor(name=name, datatype=datatype, row=tuple(int(size) for size in row))
+    return Tensor(name=name, datatype=datatype, row_shape=tuple(int(size) for size in row))
 
 
 def _about_folder(path: Path) -> str:
@@ -172,7 +191,7 @@ def _about_folder(path: Path) -> str:
     return f"{path} is a folder: name the file in it"
 
 
-def _class(text: str, file: Callable[[str], Path]) -> tuple[Path, str]:
+def _class(file: Callable[[str], Path], text: str) -> tuple[Path, str]:
     path, _, name = text.rpartition(":")
     if not path.endswith(".py") or not name.isidentifier():
         raise ValueError("must be file.py:Class, the Python file and the class in it that builds the network")
@@ -202,15 +221,15 @@ def _json(text: str) -> Any:
 def _arguments(text: str) -> dict[str, Any] | list[Any]:
     value = _json(text)
     if not isinstance(value, (dict, list)):
-        raise ValueError('must be JSON: {"hidden": 16}, or a list of arguments without names')  # noqa: TRY004 - the caller's
-    return value  # pyright: ignore[reportUnknownVariableType] - JSON
+        raise ValueError('must be JSON: {"hidden": 16}, or a list of arguments without names')  # noqa: TRY004  # a ValueError is a mistake of the user's
+    return value  # pyright: ignore[reportUnknownVariableType]  # JSON
 
 
 def _object(text: str) -> dict[str, Any]:
     value = _json(text)
     if not isinstance(value, dict):
-        raise ValueError("must be a JSON object")  # noqa: TRY004 - the caller's
-    return value  # pyright: ignore[reportUnknownVariableType] - JSON
+        raise ValueError("must be a JSON object")  # noqa: TRY004  # a ValueError is a mistake of the user's
+    return value  # pyright: ignore[reportUnknownVariableType]  # JSON
 
 
 def _example(text: str) -> dict[str, Any]:
@@ -220,12 +239,12 @@ def _example(text: str) -> dict[str, Any]:
     return value
 
 
-def _batch(text: str) -> str | int:
-    if text in ("dynamic", "none"):
-        return text
-    if text.isdecimal() and 0 < int(text) <= 4096:
-        return int(text)
-    raise ValueError("must be dynamic, none, or the number of rows of every run, at most 4096")
+def _batch(text: str) -> Batching:
+    if text == "dynamic" or text == "none":
+        return Batching(text)
+    if text.isdecimal() and 0 < int(text) <= _MAX_BATCH_ROWS:
+        return Batching("fixed", int(text))
+    raise ValueError(f"must be dynamic, none, or the number of rows of every run, at most {_MAX_BATCH_ROWS}")
 
 
 def _yes(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a model takes and gives, as far as packaging needs to know."""
+"""Tensors: a model's inputs and outputs, as far as packaging needs to know them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 from server.model.tensors import DTYPES, Array
 
 Tensors: TypeAlias = dict[str, Array]
-"""By name; rows along the first axis. Strings are numpy's own (`U`), never objects."""
+"""Arrays by name; rows along the first axis. Strings are numpy's own (`U`), never objects."""
 
 DATATYPES: dict[str, np.dtype[Any]] = {**DTYPES, "BYTES": np.dtype(np.str_)}
-"""The Open Inference Protocol's names; a model's BYTES are strings."""
+"""The element type of each datatype of the Open Inference Protocol; BYTES are strings here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,15 +23,15 @@ class Tensor:
 
     name: str
     datatype: str
-    row: tuple[int, ...]
-    """The shape of one row; -1 is any size, () is one value."""
+    row_shape: tuple[int, ...]
+    """-1 is any size, () is one value a row."""
     features: list[str] = field(default_factory=list[str])
     nullable: bool = False
 
     @staticmethod
-    def of(members: Mapping[str, Any]) -> Tensor:
-        """From JSON."""
-        known: dict[str, Any] = {**members, "row": tuple(members["row"])}
+    def from_json(members: Mapping[str, Any]) -> Tensor:
+        """Restore one from its members."""
+        known: dict[str, Any] = {**members, "row_shape": tuple(members["row_shape"])}
         return Tensor(**known)
 
     @property
@@ -40,15 +40,20 @@ class Tensor:
         return DATATYPES[self.datatype]
 
     def __str__(self) -> str:
-        sizes = "x".join("*" if size == -1 else str(size) for size in self.row) or "one value"
+        sizes = "x".join("*" if size == -1 else str(size) for size in self.row_shape) or "one value"
         return f"{self.name} ({self.datatype}, {sizes} a row)"
 
 
-def datatype(dtype: np.dtype[Any]) -> str:
-    """The protocol's name of an array's element type; ValueError when it has none."""
+def datatype_of(dtype: np.dtype[Any]) -> str:
+    """Name an array's element type as the protocol does; ValueError when it has no name for it."""
     if dtype.kind == "U":
         return "BYTES"
     for name, known in DATATYPES.items():
         if known == dtype:
             return name
     raise ValueError(f"values of type {dtype} have no name in the protocol")
+
+
+def row_count(tensors: Tensors) -> int:
+    """The rows, which are as many in each array."""
+    return len(next(iter(tensors.values())))

@@ -9,30 +9,19 @@ import importlib
 import sys
 from pathlib import Path
 
-from tools.model.data import Table
-from tools.model.kinds import Kind
-from tools.model.problem import ModelError
+from tools.model.converters import CONVERTERS
+from tools.model.errors import ModelError
+from tools.model.formats import Format
 from tools.model.settings import Settings
-
-CONVERTERS = {
-    Kind.ONNX: "from_onnx",
-    Kind.STATE_DICT: "from_state_dict",
-    Kind.SAFETENSORS: "from_state_dict",
-    Kind.PT2: "from_pt2",
-    Kind.TORCHSCRIPT: "from_torchscript",
-    Kind.SKOPS: "from_skops",
-    Kind.XGBOOST: "from_xgboost",
-    Kind.LIGHTGBM: "from_lightgbm",
-}
-"""The module of each format, whose `convert(settings, table)` gives a Converted; imported only for its format."""
+from tools.model.training_data import Table
 
 
 def main(folder: Path) -> None:
     """Convert one model."""
     settings = Settings.from_json((folder / "settings.json").read_text())
-    kind = Kind((folder / "kind").read_text())
+    module = CONVERTERS[Format((folder / "format").read_text())].module
     try:
-        converter = importlib.import_module(f"tools.model.{CONVERTERS[kind]}")
+        converter = importlib.import_module(f"tools.model.converters.{module}")
         converter.convert(settings, Table.load(folder)).save(folder)
     except ModelError as error:
         (folder / "error.txt").write_text(str(error))

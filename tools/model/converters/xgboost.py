@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from tools.model import data, trees
-from tools.model.converted import Converted
-from tools.model.problem import ModelError
+from tools.model.conversion import Conversion
+from tools.model.converters import trees
+from tools.model.errors import ModelError, first_line
 from tools.model.settings import Settings
 from tools.model.tensors import Array, Tensors
+from tools.model.training_data import Table
 
 xgboost: Any = import_module("xgboost")
 
-SOUND = (
+_SOUND = (
     "reg:squarederror",
     "reg:absoluteerror",
     "binary:logistic",
@@ -31,8 +32,8 @@ SOUND = (
 """Objectives whose conversion was found to agree; with reg:logistic, binary:hinge and binary:logitraw it does not."""
 
 
-def convert(settings: Settings, table: data.Table | None) -> Converted:
-    """The trees as ONNX."""
+def convert(settings: Settings, table: Table | None) -> Conversion:
+    """Turn the trees into ONNX."""
     booster = _load(settings.source)
     model = json.loads(booster.save_raw("json").decode())["learner"]
     objective = model["objective"]["name"]
@@ -40,28 +41,20 @@ def convert(settings: Settings, table: data.Table | None) -> Converted:
     width = int(booster.num_features())
     inputs = trees.signature(settings, list(booster.feature_names or []), width, nullable=True)
     booster.feature_names = None  # the converter wants its own, f0, f1, ...
-    onnx = trees.convert(
-        settings.source.name,
-        trees.onnxmltools.convert_xgboost,
-        booster,
-        initial_types=trees.initial_types(width),
-    )
+    onnx = trees.convert(settings.source.name, trees.onnxmltools.convert_xgboost, booster, width)
 
     def answers(rows: Array, outputs: list[str]) -> Tensors:
-        said = np.asarray(booster.predict(xgboost.DMatrix(rows)))
-        if len(outputs) == 1:
-            return {outputs[0]: said.reshape(len(rows), -1)}
+        values = np.asarray(booster.predict(xgboost.DMatrix(rows)))
         if objective == "multi:softmax":
-            return {outputs[0]: said.astype(np.int64)}
-        probabilities = said if said.ndim == 2 else trees.two_classes(said)
-        return {outputs[1]: probabilities}
+            return {outputs[0]: values.astype(np.int64)}
+        return trees.answers_by_output(values, outputs)
 
     rows = trees.probe(_splits(model, width), missing=True)
     return trees.finish(table, inputs, onnx, answers, rows, {"xgboost": xgboost.__version__})
 
 
 def _load(path: Path) -> Any:
-    """XGBoost goes by the suffix, we by the content."""
+    """Load a copy whose suffix is the content's, because XGBoost goes by it."""
     content = path.read_bytes()
     suffix = ".ubj" if content[1:2] in (b"L", b"i", b"U", b"l", b"I", b"$", b"#") else ".json"
     with tempfile.TemporaryDirectory() as folder:
@@ -70,8 +63,7 @@ def _load(path: Path) -> Any:
         try:
             return xgboost.Booster(model_file=copy)
         except Exception as error:
-            reason = next(iter(str(error).splitlines()), "")[:300]
-            raise ModelError(f"{path.name} cannot be read by XGBoost: {reason}") from None
+            raise ModelError(f"{path.name} cannot be read by XGBoost: {first_line(error)}") from None
 
 
 def _check(name: str, model: dict[str, Any], objective: str) -> None:
@@ -79,10 +71,7 @@ def _check(name: str, model: dict[str, Any], objective: str) -> None:
         raise ModelError(
             f"{name}: the booster {model['gradient_booster']['name']} cannot be turned into ONNX, gbtree can"
         )
-    if objective not in SOUND:
-        raise ModelError(
-            f"{name}: the conversion is not sound for the objective {objective}; it is for {', '.join(SOUND)}"
-        )
+    trees.check_objective(name, objective, _SOUND)
     if any(tree["categories_nodes"] for tree in model["gradient_booster"]["model"]["trees"]):
         raise ModelError(f"{name} splits on categories, which cannot be turned into ONNX: encode them as numbers")
 

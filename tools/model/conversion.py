@@ -1,67 +1,65 @@
-"""What the process that converts hands back, as files in a scratch folder."""
+"""The result of a conversion, which the process that converts hands back as files in a scratch folder."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from tools.model import arrays
+from tools.model import npz
+from tools.model.batching import Batching
 from tools.model.tensors import Tensor, Tensors
 
-Batching = Literal["dynamic", "fixed", "none"]
 _OPTIONAL = ("expected", "probe", "probe_expected")
 COMPARED_ROWS = 1000
 """The original model answers at most so many."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Converted:
-    """A model as ONNX (or a checked .pt2), with rows for it and what the original says about them."""
+class Conversion:
+    """A model as ONNX (or a checked .pt2), with rows for it and the original's answers to them."""
 
     model: bytes
     inputs: list[Tensor]
     feed: Tensors
     """Rows that the model takes."""
     expected: Tensors | None = None
-    """What the original says about the first of them, by output; None where nothing was converted."""
+    """The original's answers to the first of them, by output; None where nothing was converted."""
     probe: Tensors | None = None
     """More rows to compare, chosen to find differences; not for the profile."""
     probe_expected: Tensors | None = None
-    """What the original says about them."""
-    batching: Batching = "dynamic"
-    batch_rows: int = 0
-    """With batching "fixed": the rows of a run."""
+    """The original's answers to them."""
+    batching: Batching = field(default_factory=Batching)
     format: Literal["onnx", "pt2"] = "onnx"
     labels: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     """Class names that the file itself has, by output."""
     notes: list[str] = field(default_factory=list[str])
-    """What was decided that the user did not say."""
+    """Decisions that the user did not ask for."""
     versions: dict[str, str] = field(default_factory=dict[str, str])
-    """Of the packages that converted it."""
+    """The packages that converted it."""
 
     def save(self, folder: Path) -> None:
         """Write everything, result.json last."""
         (folder / "model").write_bytes(self.model)
-        arrays.save(folder / "feed.npz", self.feed)
+        npz.save(folder / "feed.npz", self.feed)
         for name in _OPTIONAL:
             if getattr(self, name) is not None:
-                arrays.save(folder / f"{name}.npz", getattr(self, name))
-        members = vars(self) | {"inputs": [vars(tensor) for tensor in self.inputs]}
-        for name in ("model", "feed", *_OPTIONAL):
-            del members[name]
+                npz.save(folder / f"{name}.npz", getattr(self, name))
+        members = {name: getattr(self, name) for name in ("format", "labels", "notes", "versions")}
+        members |= {"inputs": [asdict(tensor) for tensor in self.inputs], "batching": asdict(self.batching)}
         (folder / "result.json").write_text(json.dumps(members))
 
     @staticmethod
-    def load(folder: Path) -> Converted:
-        """What `save` wrote."""
+    def load(folder: Path) -> Conversion:
+        """Read what `save` wrote."""
         members = json.loads((folder / "result.json").read_text())
-        members["inputs"] = [Tensor.of(tensor) for tensor in members["inputs"]]
+        members["inputs"] = [Tensor.from_json(tensor) for tensor in members["inputs"]]
+        members["batching"] = Batching(**members["batching"])
         files = {name: folder / f"{name}.npz" for name in _OPTIONAL}
-        return Converted(
+        return Conversion(
             model=(folder / "model").read_bytes(),
-            feed=arrays.load(folder / "feed.npz"),
-            **{name: arrays.load(file) for name, file in files.items() if file.is_file()},
+            feed=npz.load(folder / "feed.npz"),
+            **{name: npz.load(file) for name, file in files.items() if file.is_file()},
             **members,
         )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from tools.model import data, from_onnx
-from tools.model.converted import COMPARED_ROWS, Converted
-from tools.model.problem import ModelError
+from tools.model import training_data
+from tools.model.conversion import COMPARED_ROWS, Conversion
+from tools.model.converters.onnx import remove_zipmaps, share_row_symbol
+from tools.model.errors import ModelError, one_line
 from tools.model.settings import Settings
 from tools.model.tensors import Array, Tensor, Tensors
+from tools.model.training_data import Table
 
 skops: Any = import_module("skops.io")
 pandas: Any = import_module("pandas")
@@ -23,15 +24,15 @@ types: Any = import_module("skl2onnx.common.data_types")
 _OPSET = {"": 17, "ai.onnx.ml": 3}
 
 
-def convert(settings: Settings, table: data.Table | None) -> Converted:
-    """The model as ONNX."""
+def convert(settings: Settings, table: Table | None) -> Conversion:
+    """Turn the model into ONNX."""
     model = load(settings)
     inputs = signature(settings, table, model)
-    feed = data.feed(table, inputs) if table else data.random_feed(inputs)
+    feed = training_data.feed(table, inputs)
     onnx = export(settings, model, inputs)
-    labels = from_onnx.without_maps(onnx)
-    from_onnx.same_rows(onnx)
-    return Converted(
+    labels = remove_zipmaps(onnx)
+    share_row_symbol(onnx)
+    return Conversion(
         model=onnx.SerializeToString(deterministic=True),
         inputs=inputs,
         feed=feed,
@@ -42,24 +43,22 @@ def convert(settings: Settings, table: data.Table | None) -> Converted:
 
 
 def load(settings: Settings) -> Any:
-    """The model; ModelError when the file asks for types that nobody has vouched for."""
+    """Load the model; ModelError when the file asks for types that nobody has vouched for."""
     name = settings.source.name
     try:
         asked = skops.get_untrusted_types(file=settings.source)
     except Exception as error:
-        raise ModelError(f"{name} cannot be read by skops: {' '.join(str(error).split())[:300]}") from None
+        raise ModelError(f"{name} cannot be read by skops: {one_line(error, 300)}") from None
     untrusted = [each for each in asked if each not in settings.trust]
     if untrusted:
         raise ModelError(
             f"{name} asks for types that are not known to be harmless, and was not loaded: {', '.join(untrusted)}\n"
-            f"  If you know them and trust the file: TRUST={','.join(asked)}"
+            f"  If you know them and trust the file: --trust {','.join(asked)}"
         )
     try:
         model = skops.load(settings.source, trusted=asked)
     except Exception as error:
-        raise ModelError(
-            f"{name} cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        ) from None
+        raise ModelError(f"{name} cannot be loaded: {type(error).__name__}: {one_line(error, 300)}") from None
     if not hasattr(model, "predict"):
         raise ModelError(f"{name} holds a {type(model).__name__}, which predicts nothing")
     if not hasattr(model, "n_features_in_"):
@@ -67,8 +66,8 @@ def load(settings: Settings) -> Any:
     return model
 
 
-def signature(settings: Settings, table: data.Table | None, model: Any) -> list[Tensor]:
-    """One matrix of the model's features; where it picks columns by name (ColumnTransformer), an input each."""
+def signature(settings: Settings, table: Table | None, model: Any) -> list[Tensor]:
+    """Describe one matrix of features; where the model picks columns by name (ColumnTransformer), an input each."""
     names = [str(name) for name in getattr(model, "feature_names_in_", [])]
     if names and table and table.is_csv:
         missing = [name for name in names if name not in table.columns]
@@ -80,19 +79,19 @@ def signature(settings: Settings, table: data.Table | None, model: Any) -> list[
             Tensor(
                 name="input",
                 datatype="FP32",
-                row=(int(model.n_features_in_),),
+                row_shape=(int(model.n_features_in_),),
                 features=features,
                 nullable=settings.nullable,
             )
         ]
     if not table or not table.is_csv:
         raise ModelError(
-            f"the model picks its columns by name ({', '.join(names)}): DATA=train.csv says what they hold"
+            f"the model picks its columns by name ({', '.join(names)}): --data train.csv says what they hold"
         )
     return [_column(name, table.columns[name], nullable=settings.nullable) for name in names]
 
 
-def _csv_names(table: data.Table | None, width: int) -> list[str]:
+def _csv_names(table: Table | None, width: int) -> list[str]:
     return list(table.columns) if table and table.is_csv and len(table.columns) == width else []
 
 
@@ -103,23 +102,22 @@ def _picks_columns(model: Any) -> bool:
 
 def _column(name: str, array: Array, *, nullable: bool) -> Tensor:
     datatype = {"U": "BYTES", "b": "BOOL"}.get(array.dtype.kind, "FP32")
-    return Tensor(name=name, datatype=datatype, row=(1,), nullable=nullable and datatype == "FP32")
+    return Tensor(name=name, datatype=datatype, row_shape=(1,), nullable=nullable and datatype == "FP32")
 
 
 def export(settings: Settings, model: Any, inputs: list[Tensor]) -> Any:
-    """The ONNX model that skl2onnx makes."""
-    kinds = {"FP32": types.FloatTensorType, "BYTES": types.StringTensorType, "BOOL": types.BooleanTensorType}
-    initial = [(tensor.name, kinds[tensor.datatype]([None, tensor.row[0]])) for tensor in inputs]
+    """Have skl2onnx make the ONNX model."""
+    onnx_types = {"FP32": types.FloatTensorType, "BYTES": types.StringTensorType, "BOOL": types.BooleanTensorType}
+    initial = [(tensor.name, onnx_types[tensor.datatype]([None, tensor.row_shape[0]])) for tensor in inputs]
     options = {"zipmap": False} if hasattr(model, "classes_") else None
     try:
         return skl2onnx.convert_sklearn(model, initial_types=initial, target_opset=_OPSET, options=options)
     except Exception as error:
-        reason = re.sub(r"\s+", " ", str(error))[:500]
-        raise ModelError(f"{settings.source.name} cannot be turned into ONNX: {reason}") from None
+        raise ModelError(f"{settings.source.name} cannot be turned into ONNX: {one_line(error, 500)}") from None
 
 
 def answers(model: Any, inputs: list[Tensor], feed: Tensors, outputs: list[str]) -> Tensors:
-    """What the original says, by the converted model's outputs."""
+    """Ask the original, for the converted model's outputs."""
     rows = {name: array[:COMPARED_ROWS] for name, array in feed.items()}
     if len(inputs) > 1 or _picks_columns(model):
         asked: Any = pandas.DataFrame({name: array[:, 0] for name, array in rows.items()})
@@ -134,7 +132,7 @@ def answers(model: Any, inputs: list[Tensor], feed: Tensors, outputs: list[str])
         elif len(outputs) > 1 and hasattr(model, "decision_function"):
             found.append(np.asarray(model.decision_function(asked)))
     except Exception as error:
-        raise ModelError(f"the model fails on these rows: {' '.join(str(error).split())[:500]}") from None
+        raise ModelError(f"the model fails on these rows: {one_line(error, 500)}") from None
     found = [each.astype(np.str_) if each.dtype.kind == "O" else each for each in found]
     return dict(zip(outputs, found, strict=False))
 

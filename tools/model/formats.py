@@ -1,4 +1,4 @@
-"""What a model file is: told by its content, whatever its name says."""
+"""The formats of model files, told by their content, whatever their name says."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import zipfile
 from enum import Enum
 from pathlib import Path
 
-from tools.model.problem import ModelError
+from server.model.onnx_file import has_external_data
+from tools.model.errors import ModelError
 
 _TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""How the pickles in PyTorch's own files before 1.6 begin, after the protocol."""
-_HEAD = 4096
+"""The start of the pickles in PyTorch's own files before 1.6, after the protocol."""
+_HEAD_BYTES = 4096
 
 
-class Kind(Enum):
+class Format(Enum):
     """A format that can be packaged; the value is what people call it."""
 
     ONNX = "ONNX"
@@ -38,16 +39,16 @@ _OTHERS = (
     (b"\x89HDF", "is HDF5 (Keras): save it as ONNX: model.export('model.onnx', format='onnx')"),
     (b"CBM1", "is CatBoost's own: save it as ONNX: model.save_model('model.onnx', format='onnx')"),
     (b"binf", "is XGBoost's old binary format: model.save_model('model.json')"),
-    (b"\x93NUMPY", "holds an array, not a model: such a file can be DATA, as .npz"),
+    (b"\x93NUMPY", "holds an array, not a model: such a file can be --data, as .npz"),
     (b"GGUF", "is a GGUF language model, which this server is not for"),
 )
 
 
-def detect(path: Path) -> Kind:
-    """The format, or a ModelError that says what the file is instead and how to save the model."""
+def detect(path: Path) -> Format:
+    """Tell the format; a ModelError says what the file is instead and how to save the model."""
     try:
         with path.open("rb") as file:
-            head = file.read(_HEAD)
+            head = file.read(_HEAD_BYTES)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from None
     if not head:
@@ -62,22 +63,24 @@ def detect(path: Path) -> Kind:
     if head[257:262] == b"ustar":
         raise ModelError(f"{path} is a tar file, as PyTorch wrote before 2018: load it there and save it again")
     if head[2:].startswith(_TORCH_MAGIC) and head[0] == 0x80:
-        return Kind.STATE_DICT
+        return Format.STATE_DICT
     if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < path.stat().st_size:
-        return Kind.SAFETENSORS
+        return Format.SAFETENSORS
     if head.lstrip().startswith(b"{"):
-        return _json(path, head)
+        if b"learner" in head:
+            return Format.XGBOOST
+        raise ModelError(f"{path} looks like JSON, but not like a model that XGBoost saved")
     if head.startswith((b"tree\nversion=", b"tree\r\nversion=")):
-        return Kind.LIGHTGBM
+        return Format.LIGHTGBM
     if _is_pickle(path, head):
         raise ModelError(f"{path} {_PICKLE}")
     if head.startswith(b"\x08") and _is_onnx(path):
-        return Kind.ONNX
+        return Format.ONNX
     known = ".onnx, .pth/.pt, .safetensors, .pt2, .skops, XGBoost's .json/.ubj, LightGBM's .txt"
     raise ModelError(f"{path} is no model that is known here: {known}")
 
 
-def _zip(path: Path) -> Kind:
+def _zip(path: Path) -> Format:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -85,32 +88,26 @@ def _zip(path: Path) -> Kind:
         raise ModelError(f"{path} is a damaged zip file: {error}") from None
     files = {name.partition("/")[2] for name in names} | set(names)
     if "archive_format" in files or any(name.startswith("models/") for name in files):
-        return Kind.PT2
+        return Format.PT2
     if "serialized_exported_program.json" in files:
         raise ModelError(
             f"{path} was saved by torch.export.save of a PyTorch before 2.8: save it again with a newer one"
         )
     if "constants.pkl" in files:
-        return Kind.TORCHSCRIPT
+        return Format.TORCHSCRIPT
     if "data.pkl" in files:
-        return Kind.STATE_DICT
+        return Format.STATE_DICT
     if "schema.json" in files:
-        return Kind.SKOPS
+        return Format.SKOPS
     if all(name.endswith(".npy") for name in names):
-        raise ModelError(f"{path} holds arrays, not a model: such a file can be DATA")
+        raise ModelError(f"{path} holds arrays, not a model: such a file can be --data")
     if "config.json" in files and any(name.endswith(".h5") for name in names):
         raise ModelError(f"{path} is Keras: save it as ONNX: model.export('model.onnx', format='onnx')")
     raise ModelError(f"{path} is a zip file, but none that holds a model known here")
 
 
-def _json(path: Path, head: bytes) -> Kind:
-    if b"learner" in head:
-        return Kind.XGBOOST
-    raise ModelError(f"{path} looks like JSON, but not like a model that XGBoost saved")
-
-
 def _is_pickle(path: Path, head: bytes) -> bool:
-    """Protocol 2 and later say so; earlier ones are text that only a whole read can tell."""
+    """Tell protocol 2 and later by the first bytes; earlier ones are text that only a whole read can tell."""
     if head[0] == 0x80 and 2 <= head[1] <= 5:
         return True
     if head[0] not in b"(]}cC":
@@ -122,8 +119,6 @@ def _is_pickle(path: Path, head: bytes) -> bool:
 
 
 def _is_onnx(path: Path) -> bool:
-    from server.model.onnx_file import has_external_data
-
     try:
         has_external_data(path.read_bytes())
     except ValueError:

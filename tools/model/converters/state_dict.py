@@ -5,40 +5,43 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any, cast
 
-from tools.model import data, network, pickled
-from tools.model.converted import Converted
-from tools.model.problem import ModelError
+from tools.model.conversion import Conversion
+from tools.model.converters import pickle_imports, torch_network
+from tools.model.errors import ModelError, first_line
 from tools.model.settings import Settings
+from tools.model.training_data import Table
 
 torch: Any = import_module("torch")
 
 _KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
-"""Where training loops put the state dict in a checkpoint."""
+"""Keys under which training loops put the state dict in a checkpoint."""
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
-"""What DataParallel, torch.compile and Lightning put before each name."""
+"""Prefixes that DataParallel, torch.compile and Lightning give each name."""
 
 
-def convert(settings: Settings, table: data.Table | None) -> Converted:
-    """The network with these weights, as ONNX."""
+def convert(settings: Settings, table: Table | None) -> Conversion:
+    """Build the network with these weights and turn it into ONNX."""
     notes: list[str] = []
     state = state_dict(settings, notes)
-    built = network.build(settings)
+    built = torch_network.build(settings)
     load(settings, built, state, notes)
-    return network.convert(settings, table, built, notes)
+    return torch_network.convert(settings, table, built, notes)
 
 
 def state_dict(settings: Settings, notes: list[str]) -> dict[str, Any]:
-    """The tensors by name, read without running any code in the file."""
+    """Read the tensors by name, without running any code in the file."""
     loaded = _read(settings)
     if settings.key:
         for part in settings.key.split("."):
             if part not in _members(loaded):
-                raise ModelError(f"KEY={settings.key}: there is no {part}; {_contents(loaded)}")
+                raise ModelError(f"--key {settings.key}: there is no {part}; {_contents(loaded)}")
             loaded = _members(loaded)[part]
     elif not _is_state_dict(loaded):
         found = [key for key in _KEYS if _is_state_dict(_members(loaded).get(key))]
         if len(found) != 1:
-            raise ModelError(f"{settings.source.name} is not a state dict; {_contents(loaded)}: name the part, KEY=...")
+            raise ModelError(
+                f"{settings.source.name} is not a state dict; {_contents(loaded)}: name the part, --key ..."
+            )
         loaded = _members(loaded)[found[0]]
         notes.append(f"the state dict is the checkpoint's {found[0]!r}")
     if not _is_state_dict(loaded):
@@ -55,7 +58,7 @@ def _read(settings: Settings) -> Any:
             return import_module("safetensors.torch").load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # it has many, and what it says is about its own options
-        raise ModelError(_refusal(path.name, pickled.imports_of_torch(path), error)) from None
+        raise ModelError(_refusal(path.name, pickle_imports.imports_of_torch(path), error)) from None
 
 
 def _refusal(name: str, imports: list[str], error: Exception) -> str:
@@ -65,13 +68,13 @@ def _refusal(name: str, imports: list[str], error: Exception) -> str:
         called = ", ".join((strange or networks)[:8])
         return (
             f"{name} is more than tensors: loading it would run {called}. It was not loaded.\n"
-            "  Save the tensors alone: torch.save(network.state_dict(), 'model.pth'), and name the class with CLASS="
+            "  Save the tensors alone: torch.save(network.state_dict(), 'model.pth'), and name the class with --class"
         )
-    return f"{name} cannot be read as a PyTorch file: {str(error).splitlines()[0][:300]}"
+    return f"{name} cannot be read as a PyTorch file: {first_line(error)}"
 
 
 def _members(value: Any) -> dict[str, Any]:
-    """A dict's; of anything else there are none."""
+    """The dict's members; none of anything else."""
     return dict(cast("dict[str, Any]", value)) if isinstance(value, dict) else {}
 
 
@@ -87,7 +90,7 @@ def _contents(value: Any) -> str:
 
 
 def load(settings: Settings, built: Any, state: dict[str, Any], notes: list[str]) -> None:
-    """Put the tensors into the network; a ModelError lists what does not fit."""
+    """Load the tensors into the network; a ModelError lists what does not fit."""
     wanted = built.state_dict()
     for prefix in _WRAPPERS:
         stripped = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
@@ -107,7 +110,7 @@ def load(settings: Settings, built: Any, state: dict[str, Any], notes: list[str]
         more = f"\n  and {len(mistakes) - 10} more" if len(mistakes) > 10 else ""
         listed = "\n  ".join(mistakes[:10])
         raise ModelError(
-            f"{settings.source.name} does not fit {settings.class_name}: is it this class, made with these ARGS?\n"
+            f"{settings.source.name} does not fit {settings.class_name}: is it this class, made with these --args?\n"
             f"  {listed}{more}"
         )
     built.load_state_dict(state)

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from tools.model import data, trees
-from tools.model.converted import Converted
-from tools.model.problem import ModelError
+from tools.model.conversion import Conversion
+from tools.model.converters import trees
+from tools.model.errors import ModelError, one_line
 from tools.model.settings import Settings
 from tools.model.tensors import Array, Tensors
+from tools.model.training_data import Table
 
 lightgbm: Any = import_module("lightgbm")
-onnx: Any = import_module("onnx")
 
-SOUND = (
+_SOUND = (
     "regression",
     "regression_l1",
     "huber",
@@ -32,14 +32,14 @@ SOUND = (
 """Objectives whose conversion was found to agree; with multiclassova it does not."""
 
 
-def convert(settings: Settings, table: data.Table | None) -> Converted:
-    """The trees as ONNX."""
+def convert(settings: Settings, table: Table | None) -> Conversion:
+    """Turn the trees into ONNX."""
     name = settings.source.name
     try:
         booster = lightgbm.Booster(model_str=settings.source.read_text())
         model = booster.dump_model()
     except Exception as error:
-        raise ModelError(f"{name} cannot be read by LightGBM: {str(error)[:300]}") from None
+        raise ModelError(f"{name} cannot be read by LightGBM: {one_line(error, 300)}") from None
     objective = str(model.get("objective", "none")).split()[0]
     nodes = [node for tree in model["tree_info"] for node in _nodes(tree["tree_structure"])]
     _check(name, objective, nodes)
@@ -48,24 +48,15 @@ def convert(settings: Settings, table: data.Table | None) -> Converted:
     names: list[str] = booster.feature_name()
     given: list[str] = [] if names == [f"Column_{index}" for index in range(width)] else names
     inputs = trees.signature(settings, given, width, nullable=nullable)
-    made = trees.convert(
-        name,
-        trees.onnxmltools.convert_lightgbm,
-        booster,
-        initial_types=trees.initial_types(width),
-        zipmap=False,
-    )
+    onnx = trees.convert(name, trees.onnxmltools.convert_lightgbm, booster, width, zipmap=False)
     splits = [np.array([node["threshold"] for node in nodes if node["split_feature"] == each]) for each in range(width)]
-    _round_down(made, splits)
+    _round_down(onnx, splits)
 
     def answers(rows: Array, outputs: list[str]) -> Tensors:
-        said = np.asarray(booster.predict(rows.astype(np.float64)))
-        if len(outputs) == 1:
-            return {outputs[0]: said.reshape(len(rows), -1)}
-        return {outputs[1]: said if said.ndim == 2 else trees.two_classes(said)}
+        return trees.answers_by_output(np.asarray(booster.predict(rows.astype(np.float64))), outputs)
 
     rows = trees.probe(splits, missing=nullable)
-    return trees.finish(table, inputs, made, answers, rows, {"lightgbm": lightgbm.__version__})
+    return trees.finish(table, inputs, onnx, answers, rows, {"lightgbm": lightgbm.__version__})
 
 
 def _nodes(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -78,10 +69,7 @@ def _nodes(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _check(name: str, objective: str, nodes: list[dict[str, Any]]) -> None:
-    if objective not in SOUND:
-        raise ModelError(
-            f"{name}: the conversion is not sound for the objective {objective}; it is for {', '.join(SOUND)}"
-        )
+    trees.check_objective(name, objective, _SOUND)
     if any(node["decision_type"] != "<=" for node in nodes):
         raise ModelError(
             f"{name} splits on categories, which cannot be turned into ONNX faithfully: encode them as numbers"
@@ -91,7 +79,7 @@ def _check(name: str, objective: str, nodes: list[dict[str, Any]]) -> None:
 
 
 def _round_down(model: Any, splits: list[Array]) -> None:
-    """Splits are doubles here and floats in ONNX: the float at or below one splits floats as the double does."""
+    """Round each split, a double, to the float at or below it, which splits floats as the double does."""
     below: dict[tuple[int, float], set[float]] = {}
     for feature, values in enumerate(splits):
         nearest = values.astype(np.float32)

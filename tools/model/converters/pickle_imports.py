@@ -1,4 +1,4 @@
-"""What a pickle would import if it were loaded: read from its opcodes, without loading it."""
+"""The names that a pickle would import if it were loaded, read from its opcodes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ _LEGACY_PICKLES = 5
 
 
 def imports(content: bytes) -> list[str]:
-    """The dotted names, in order; ValueError when the content is not a pickle (bytes may follow its end)."""
+    """List the dotted names in order; ValueError when the content is not a pickle (bytes may follow its end)."""
     return imports_from(io.BytesIO(content))
 
 
 def imports_from(file: IO[bytes]) -> list[str]:
-    """The same for the pickle that begins where the file stands, which is left after it."""
+    """List those of the pickle at the file's position, which moves behind it."""
     found: list[str] = []
-    strings: list[str] = []
-    """The strings so far: protocol 4 takes a name from the two on top of its stack."""
+    strings: list[str] = []  # protocol 4 takes a name from the two on top of its stack
     for opcode, argument, _ in pickletools.genops(file):
         if opcode.name in ("GLOBAL", "INST"):
             found.append(str(argument).replace(" ", "."))
@@ -33,7 +32,7 @@ def imports_from(file: IO[bytes]) -> list[str]:
 
 
 def imports_of_torch(path: Path) -> list[str]:
-    """The same for a file of torch.save: its data.pkl, or the pickles one after another that it was before 1.6."""
+    """List those of a torch.save file: its data.pkl or, before PyTorch 1.6, its pickles one after another."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:

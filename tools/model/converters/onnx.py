@@ -1,22 +1,26 @@
-"""A model that is ONNX already: checked, and freed of what only a notebook wants."""
+"""A model that is ONNX already: checked, and rid of what only a notebook wants."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import Any
 
+import numpy as np
+
 from server.model.onnx_file import has_external_data
-from tools.model import data
-from tools.model.converted import Batching, Converted
-from tools.model.problem import ModelError
+from tools.model import training_data
+from tools.model.batching import Batching
+from tools.model.conversion import Conversion
+from tools.model.errors import ModelError, one_line
 from tools.model.settings import Settings
-from tools.model.tensors import DATATYPES, Tensor
+from tools.model.tensors import Tensor, datatype_of
+from tools.model.training_data import Table
 
 onnx: Any = import_module("onnx")
 
 
-def convert(settings: Settings, table: data.Table | None) -> Converted:
-    """The same model, with plain tensors for outputs."""
+def convert(settings: Settings, table: Table | None) -> Conversion:
+    """Keep the model, with plain tensors for outputs."""
     content = settings.source.read_bytes()
     if has_external_data(content):
         raise ModelError(
@@ -24,24 +28,23 @@ def convert(settings: Settings, table: data.Table | None) -> Converted:
             "  onnx.save(onnx.load('model.onnx'), 'one.onnx') writes a single one"
         )
     model = parse(settings.source.name, content)
-    labels = without_maps(model)
-    same_rows(model)
+    labels = remove_zipmaps(model)
+    share_row_symbol(model)
     check(settings.source.name, model)
-    batching, rows = batch(settings, model)
-    inputs = data.with_features(table, signature(settings, model, batching))
-    return Converted(
+    batching = batching_of(settings, model)
+    inputs = training_data.with_features(table, signature(settings, model, batching))
+    return Conversion(
         model=model.SerializeToString(),
         inputs=inputs,
-        feed=data.feed(table, inputs) if table else data.random_feed(inputs),
+        feed=training_data.feed(table, inputs),
         batching=batching,
-        batch_rows=rows,
         labels=labels,
         versions={"onnx": onnx.__version__},
     )
 
 
 def parse(name: str, content: bytes) -> Any:
-    """The model; ModelError when it is none."""
+    """Read the model; ModelError when it is none."""
     try:
         return onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's implementations have different errors
@@ -49,15 +52,15 @@ def parse(name: str, content: bytes) -> Any:
 
 
 def check(name: str, model: Any) -> None:
-    """ModelError when the model breaks ONNX's rules."""
+    """Raise a ModelError when the model breaks ONNX's rules."""
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # the checker and the shape inference have no common one
-        raise ModelError(f"{name} breaks the rules of ONNX: {' '.join(str(error).split())[:600]}") from None
+        raise ModelError(f"{name} breaks the rules of ONNX: {one_line(error)}") from None
 
 
-def without_maps(model: Any) -> dict[str, list[str]]:
-    """Take out ZipMap, which makes a Python dict of each row's probabilities; the classes' names by output."""
+def remove_zipmaps(model: Any) -> dict[str, list[str]]:
+    """Take out each ZipMap, which makes a dict of a row's probabilities; return the classes' names by output."""
     labels: dict[str, list[str]] = {}
     for node in [node for node in model.graph.node if node.op_type == "ZipMap"]:
         values = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
@@ -73,8 +76,8 @@ def without_maps(model: Any) -> dict[str, list[str]]:
     return labels
 
 
-def same_rows(model: Any) -> None:
-    """Some converters declare one row for an output of as many as came in; say the inputs' rows there."""
+def share_row_symbol(model: Any) -> None:
+    """Give the outputs the inputs' symbol for rows, where a converter has declared one row."""
     rows = {_sizes(value)[:1] for value in _inputs(model)}
     if rows and all(size and not isinstance(size[0], int) for size in rows):
         symbol = next((size[0] for size in rows if size[0]), "rows")
@@ -84,47 +87,47 @@ def same_rows(model: Any) -> None:
                 dimensions[0].dim_param = symbol
 
 
-def batch(settings: Settings, model: Any) -> tuple[Batching, int]:
-    """How the model counts rows: as BATCH says, else as its shapes do."""
-    if settings.batch == "none":
-        return "none", 0
+def batching_of(settings: Settings, model: Any) -> Batching:
+    """Tell how the model counts rows: as --batch says, else as its shapes do."""
+    if settings.batching.mode == "none":
+        return settings.batching
     firsts = [_sizes(value)[:1] for value in [*_inputs(model), *model.graph.output]]
     numbers = {first[0] for first in firsts if first and isinstance(first[0], int)}
     if not all(firsts):
         raise ModelError(
-            f"{settings.source.name} has inputs or outputs without rows: if it takes one row a run, BATCH=none"
+            f"{settings.source.name} has inputs or outputs without rows: if it takes one row a run, --batch none"
         )
     if not numbers:
-        return "dynamic", 0
+        return Batching()
     if len(numbers) > 1 or not all(isinstance(first[0], int) for first in firsts):
         shapes = {value.name: list(_sizes(value)) for value in [*_inputs(model), *model.graph.output]}
         raise ModelError(
             f"{settings.source.name}: the inputs and outputs do not start with the same rows: {shapes}.\n"
-            "  If the model takes one row a run, BATCH=none; else export it again with a dynamic first dimension"
+            "  If the model takes one row a run, --batch none; else export it again with a dynamic first dimension"
         )
-    return "fixed", numbers.pop()
+    return Batching("fixed", numbers.pop())
 
 
 def signature(settings: Settings, model: Any, batching: Batching) -> list[Tensor]:
-    """The inputs as the graph declares them."""
+    """Describe the inputs as the graph declares them."""
     tensors: list[Tensor] = []
     for value in _inputs(model):
         if not value.type.HasField("tensor_type"):
             raise ModelError(f"input {value.name} is not a tensor, and the server takes only those")
         number = value.type.tensor_type.elem_type
-        dtype = (
-            onnx.helper.tensor_dtype_to_np_dtype(number) if number != onnx.TensorProto.STRING else DATATYPES["BYTES"]
-        )
-        name = next((known for known, each in DATATYPES.items() if each == dtype), None)
-        if name is None:
-            raise ModelError(f"input {value.name} has values of type {dtype}, which no client can send")
+        is_text = number == onnx.TensorProto.STRING
+        dtype = np.dtype(np.str_) if is_text else onnx.helper.tensor_dtype_to_np_dtype(number)
+        try:
+            datatype = datatype_of(dtype)
+        except ValueError:
+            raise ModelError(f"input {value.name} has values of type {dtype}, which no client can send") from None
         sizes = tuple(size if isinstance(size, int) else -1 for size in _sizes(value))
         tensors.append(
             Tensor(
                 name=value.name,
-                datatype=name,
-                row=sizes if batching == "none" else sizes[1:],
-                nullable=settings.nullable and name in ("FP16", "FP32", "FP64"),
+                datatype=datatype,
+                row_shape=batching.row_shape(sizes),
+                nullable=settings.nullable and dtype.kind == "f",
                 features=settings.features if len(_inputs(model)) == 1 else [],
             )
         )
@@ -132,7 +135,7 @@ def signature(settings: Settings, model: Any, batching: Batching) -> list[Tensor
 
 
 def _inputs(model: Any) -> list[Any]:
-    """Without the initializers, which old files list among the inputs."""
+    """The inputs without the initializers, which old files list among them."""
     initializers = {tensor.name for tensor in model.graph.initializer}
     return [value for value in model.graph.input if value.name not in initializers]
 

@@ -1,4 +1,4 @@
-"""Training inputs: read from a CSV or an npz file, kept as plain arrays, and made into what a model takes."""
+"""Training inputs: read from a CSV or an .npz file, kept as plain arrays, and made into what a model takes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.model import arrays
-from tools.model.problem import ModelError
+from tools.model import npz
+from tools.model.errors import ModelError, first_line
 from tools.model.tensors import Array, Tensor, Tensors
 
-MOST_ROWS = 10_000
-"""Of a larger file as many are drawn: enough for a profile, and the model has to run on each."""
-RANDOM_ROWS = 256
-VARIABLE_SIZE = 8
-"""Stands for a size that may be any, where rows are made up."""
+MAX_ROWS = 10_000
+"""As many are drawn from a larger file: enough for a profile, and the model has to run on each."""
+_RANDOM_ROWS = 256
+ANY_SIZE = 8
+"""Stands for -1 in the shape of made-up rows."""
 _SEED = 7
-_TRUTHS = {"true": True, "false": False}
+_BOOLEANS = {"true": True, "false": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,21 +36,21 @@ class Table:
     """Rows in the file, of which `rows` were drawn."""
 
     def save(self, folder: Path) -> None:
-        """For the process that converts."""
+        """Write it for the process that converts."""
         (folder / "data.json").write_text(json.dumps(vars(self) | {"columns": None}))
-        arrays.save(folder / "data.npz", self.columns)
+        npz.save(folder / "data.npz", self.columns)
 
     @staticmethod
     def load(folder: Path) -> Table | None:
-        """What `save` wrote; None when nothing was."""
+        """Read what `save` wrote; None when nothing was."""
         if not (folder / "data.json").is_file():
             return None
         description = json.loads((folder / "data.json").read_text())
-        return Table(**(description | {"columns": arrays.load(folder / "data.npz")}))
+        return Table(**(description | {"columns": npz.load(folder / "data.npz")}))
 
 
 def read(path: Path, *, features: list[str], target: list[str]) -> Table:
-    """The table without the columns in `target`, or only those in `features`; ModelError when that cannot be had."""
+    """Read the columns in `features`, or all but those in `target`; ModelError when that cannot be had."""
     is_csv = not zipfile.is_zipfile(path)
     columns = _read_csv(path) if is_csv else _read_npz(path)
     if is_csv:
@@ -72,10 +72,10 @@ def read(path: Path, *, features: list[str], target: list[str]) -> Table:
     rows = next(iter(sizes.values()))
     if not rows:
         raise ModelError(f"{path.name} has no rows")
-    if rows > MOST_ROWS:
-        drawn = np.sort(np.random.default_rng(_SEED).choice(rows, MOST_ROWS, replace=False))
+    if rows > MAX_ROWS:
+        drawn = np.sort(np.random.default_rng(_SEED).choice(rows, MAX_ROWS, replace=False))
         columns = {name: array[drawn] for name, array in columns.items()}
-    return Table(file=path.name, columns=columns, is_csv=is_csv, rows=min(rows, MOST_ROWS), all_rows=rows)
+    return Table(file=path.name, columns=columns, is_csv=is_csv, rows=min(rows, MAX_ROWS), all_rows=rows)
 
 
 def _read_npz(path: Path) -> Tensors:
@@ -83,7 +83,7 @@ def _read_npz(path: Path) -> Tensors:
         with np.load(path, allow_pickle=False) as file:
             found = {name: np.asarray(file[name]) for name in file.files}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise ModelError(f"{path.name} is not read: {_first_line(error)}") from None
+        raise ModelError(f"{path.name} is not read: {first_line(error)}") from None
     for name, array in found.items():
         if array.ndim == 0 or array.dtype.kind not in "biufU":
             raise ModelError(
@@ -97,7 +97,7 @@ def _read_csv(path: Path) -> Tensors:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = [line for line in csv.reader(file, strict=True) if line]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ModelError(f"{path.name} is neither an .npz file nor a CSV in UTF-8: {_first_line(error)}") from None
+        raise ModelError(f"{path.name} is neither an .npz file nor a CSV in UTF-8: {first_line(error)}") from None
     header = [name.strip() for name in lines[0]] if lines else []
     if not header or "" in header or len(set(header)) < len(header):
         raise ModelError(
@@ -112,13 +112,13 @@ def _read_csv(path: Path) -> Tensors:
 
 
 def _column(texts: list[str]) -> Array:
-    """Numbers when all are, empty ones NaN; else truths when all are; else strings as they stand."""
+    """Read numbers when all are, empty ones as NaN; else booleans when all are; else keep the strings."""
     stripped = [text.strip() for text in texts]
     try:
         return np.array([float(text) if text else np.nan for text in stripped], dtype=np.float64)
     except ValueError:
-        truths = [_TRUTHS.get(text.lower()) for text in stripped]
-        return np.array(texts if None in truths else truths)
+        booleans = [_BOOLEANS.get(text.lower()) for text in stripped]
+        return np.array(texts if None in booleans else booleans)
 
 
 def _is_number(text: str) -> bool:
@@ -129,21 +129,20 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def feed(table: Table, inputs: list[Tensor]) -> Tensors:
-    """What the model takes, by name, from the table; ModelError when the two do not fit."""
+def feed(table: Table | None, inputs: list[Tensor]) -> Tensors:
+    """Take the model's inputs from the table, or make them up without one; ModelError when the two do not fit."""
+    if table is None:
+        generator = np.random.default_rng(_SEED)
+        return {tensor.name: _random(generator, tensor) for tensor in inputs}
     return {tensor.name: _array(table, tensor, alone=len(inputs) == 1) for tensor in inputs}
 
 
 def with_features(table: Table | None, inputs: list[Tensor]) -> list[Tensor]:
-    """The inputs, the only one with the CSV's columns for features when it has none and they are as many."""
+    """Name an only input's features by the CSV's columns, when it has no names and they are as many."""
     if len(inputs) != 1 or not table or not table.is_csv or inputs[0].features:
         return inputs
     tensor = inputs[0]
-    if len(tensor.row) != 1 or tensor.row[0] != len(table.columns):
+    if len(tensor.row_shape) != 1 or tensor.row_shape[0] != len(table.columns):
         return inputs
     return [replace(tensor, features=list(table.columns))]
 
@@ -160,28 +159,30 @@ def _array(table: Table, tensor: Tensor, *, alone: bool) -> Array:
     elif alone and not table.is_csv and len(table.columns) == 1:
         array = next(iter(table.columns.values()))
     else:
-        raise ModelError(_misfit(table, tensor, alone=alone))
-    if array.ndim == 1 and tensor.row == (1,):
+        raise ModelError(_explain_misfit(table, tensor, alone=alone))
+    if array.ndim == 1 and tensor.row_shape == (1,):
         array = array.reshape(-1, 1)
-    if len(array.shape) != len(tensor.row) + 1 or any(
-        size not in (-1, actual) for size, actual in zip(tensor.row, array.shape[1:], strict=True)
+    if len(array.shape) != len(tensor.row_shape) + 1 or any(
+        size not in (-1, actual) for size, actual in zip(tensor.row_shape, array.shape[1:], strict=True)
     ):
         raise ModelError(f"{table.file} has rows of shape {list(array.shape[1:])} for {tensor}")
     return _cast(table, tensor, tensor.name, array)
 
 
-def _misfit(table: Table, tensor: Tensor, *, alone: bool) -> str:
+def _explain_misfit(table: Table, tensor: Tensor, *, alone: bool) -> str:
     kind = "columns" if table.is_csv else "arrays"
     has = f"{table.file} has the {kind} {', '.join(table.columns)}"
     if not alone:
         return f"{has}, and none of them is called {tensor.name}, which the model takes"
     if not table.is_csv:
-        return f"{has}; the model takes one, {tensor}: call it {tensor.name}, or leave the others out with TARGET="
-    if len(table.columns) > 1 and tensor.row == (len(table.columns) - 1,):
-        return f"{has}, one more than {tensor} has: if it is what the model predicts, TARGET={list(table.columns)[-1]}"
+        return f"{has}; the model takes one, {tensor}: call it {tensor.name}, or leave the others out with --target"
+    if len(table.columns) > 1 and tensor.row_shape == (len(table.columns) - 1,):
+        return (
+            f"{has}, one more than {tensor} has: if it is what the model predicts, --target {list(table.columns)[-1]}"
+        )
     return (
         f"{has}, {len(table.columns)} of them; the model takes {tensor}:"
-        " leave columns out with TARGET=a,b or choose them with FEATURES=a,b,c"
+        " leave columns out with --target a,b or choose them with --features a,b,c"
     )
 
 
@@ -211,14 +212,8 @@ def _cast(table: Table, tensor: Tensor, name: str, array: Array) -> Array:
     return cast
 
 
-def random_feed(inputs: list[Tensor], rows: int = RANDOM_ROWS) -> Tensors:
-    """Made-up rows, the same each time."""
-    generator = np.random.default_rng(_SEED)
-    return {tensor.name: _random(generator, tensor, rows) for tensor in inputs}
-
-
-def _random(generator: np.random.Generator, tensor: Tensor, rows: int) -> Array:
-    shape = (rows, *(VARIABLE_SIZE if size == -1 else size for size in tensor.row))
+def _random(generator: np.random.Generator, tensor: Tensor) -> Array:
+    shape = (_RANDOM_ROWS, *(ANY_SIZE if size == -1 else size for size in tensor.row_shape))
     if tensor.dtype.kind == "U":
         return generator.choice(np.array(["a", "b", "c"]), shape)
     if tensor.dtype.kind == "f":
