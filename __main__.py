@@ -10,12 +10,12 @@ from pathlib import Path
 import pulumi
 
 from infra.build_context import stage
-from infra.config import load as config
+from infra.config.load import load_settings
 from infra.endpoint_check import EndpointCheck, EndpointCheckArgs
 from infra.stack_pin import hold
 
 root = Path(__file__).parent
-settings = config.load(root)
+settings = load_settings(root)
 release = stage(root / "app", root / settings.common.model, Path(".build", settings.stack), settings.image.extras)
 hold("Target", settings.common.target)
 

@@ -1,8 +1,8 @@
 """What can be configured: frozen dataclasses whose annotations hold each value's type and rule.
 
 A config key is a field's name in camelCase (`max_replicas` -> `maxReplicas`). `Pulumi.yaml` describes every key and
-holds its default; `infra/config/load.py` reads them. No postponed annotations here: the rules' lambdas would lose this
-module's names when `get_type_hints` evaluates them.
+holds its default; `infra/config/keys.py` joins the two. No postponed annotations here: the rules' lambdas would lose
+this module's names when `get_type_hints` evaluates them.
 """
 
 import ipaddress
@@ -21,7 +21,7 @@ EKS_ONLY: frozenset[Target] = frozenset({"eks"})
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value must be, in words that finish the sentence "must be ..."; a good example; and the test."""
+    """The test of a value, with `text` that finishes the sentence "must be ..." and an example that passes."""
 
     text: str
     example: str
@@ -61,7 +61,7 @@ def _is_cidr(value: str) -> bool:
 
 
 _PRIVATE = tuple(map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")))
-"""What a VPC may have without being in anyone's way [RFC 1918, RFC 6598]."""
+"""Private address space, which a VPC may use without hiding public addresses [RFC 1918, RFC 6598]."""
 
 
 def _is_vpc_cidr(value: str) -> bool:
@@ -105,31 +105,31 @@ SET_BY_PROGRAM = frozenset(
         "READY_FD",
     }
 )
-"""The server's variables that no config may set, and PYTHON* with them: where it listens, what it serves, how it ends.
+"""Variables of the server that the config may not set (nor any PYTHON*): where it listens, what it serves, how it ends.
 
-The tests hold it against what `infra/service.py` and `infra/local/supervisor.py` set.
+The tests hold the list against what `infra/service.py` and `infra/local/supervisor.py` set.
 """
 
 
-def variable_problem(name: str, value: object) -> str:
-    """What is wrong with an environment variable of the server, to follow its name; empty: nothing."""
+def broken_rule(name: str, value: object) -> str | None:
+    """The rule that an environment variable of the server breaks, to follow its name, or None."""
     if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):
         return "must have a name of capital letters, digits and _, not starting with a digit"
     if name in SET_BY_PROGRAM or name.startswith("PYTHON"):
         return "is set by the program itself"
     if not isinstance(value, str) or "\0" in value:
         return "must be a string, a number, true or false"
-    return ""
+    return None
 
 
 def _is_environment(values: Mapping[str, str]) -> bool:
-    return not any(variable_problem(name, value) for name, value in values.items())
+    return not any(broken_rule(name, value) for name, value in values.items())
 
 
 RETENTION_DAYS = frozenset(
     {1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653}
 )
-"""What CloudWatch Logs accepts [AWS API reference, PutRetentionPolicy]."""
+"""Days of retention that CloudWatch Logs accepts [AWS API reference, PutRetentionPolicy]."""
 
 Flag = Annotated[bool, Rule("true or false", "true")]
 Seconds = Annotated[int, Rule("a whole number of seconds from 10 to 3600", "600", _between(10, 3600))]
@@ -192,7 +192,7 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class CommonSettings(Group):
-    """What every target has."""
+    """Keys of every target."""
 
     targets = frozenset(get_args(Target))
 
@@ -207,7 +207,7 @@ class CommonSettings(Group):
         Rule("16 to 4096 printable characters without spaces", "<key>", _matches(r"[!-~]{16,4096}")),
     ]
     environment: Environment
-    """Every value is text by now; in the order of the names."""
+    """Variables for the server, text by name, sorted by name."""
     endpoint_timeout_seconds: Seconds
 
 
@@ -230,7 +230,7 @@ class ExistingSettings(Group):
     targets = frozenset({"kubernetes"})
 
     kubeconfig: Annotated[str | None, Rule("the path of a kubeconfig, or its text set with --secret", "~/.kube/config")]
-    """None: `$KUBECONFIG`, then `~/.kube/config`."""
+    """None reads `$KUBECONFIG`, then `~/.kube/config`."""
     context: Annotated[str | None, Rule("the name of a context", "kind-kind")]
     repository: Annotated[
         str | None,
@@ -240,23 +240,23 @@ class ExistingSettings(Group):
             _matches(r"[a-z0-9.-]+(:\d+)?(/[a-z0-9._-]+)+"),
         ),
     ]
-    """None only with a prebuilt image."""
+    """Where the image is pushed; None only with a prebuilt image."""
     registry_username: Annotated[str | None, Rule("a user name", "robot")]
     registry_password: Annotated[Secret | None, Rule("a password", "<password>")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSettings(Group):
-    """How the image comes to be."""
+    """What the image is built from, or a prebuilt one."""
 
     targets = CLUSTER_TARGETS
 
     image: ImageDigest
-    """Prebuilt: nothing is built or pushed."""
+    """A prebuilt image, so that nothing is built or pushed; None builds one."""
     base_image: ImageDigest
     """Build argument BASE_IMAGE; None keeps the Dockerfile's own."""
     architecture: Annotated[Architecture, Rule("amd64 or arm64", "arm64")]
-    """Of the image and of the nodes that run it."""
+    """CPU architecture of the image and of the nodes that run it."""
     extras: Annotated[
         tuple[str, ...], Rule("a list of otel and torch", '["torch"]', _each({"otel", "torch"}.__contains__))
     ]
@@ -291,7 +291,7 @@ class ServiceSettings(Group):
 
 @dataclass(frozen=True, kw_only=True)
 class TagSettings(Group):
-    """Who answers and who pays: tags on every AWS resource."""
+    """Tags on every AWS resource: who answers for it, who pays for it."""
 
     targets = EKS_ONLY
 
@@ -301,13 +301,13 @@ class TagSettings(Group):
 
 @dataclass(frozen=True, kw_only=True)
 class DomainSettings(Group):
-    """The endpoint's own host name."""
+    """The endpoint's own host name, and the DNS zone that gets its records."""
 
     targets = EKS_ONLY
 
     domain: HostName
     hosted_zone: HostName
-    """None: the domain without its first label."""
+    """None takes the domain without its first label."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from infra.config.load import ConfigError, _set, catalog, read
+from infra.config.keys import catalog
+from infra.config.load import ConfigError, parse_settings
 from infra.config.schema import SET_BY_PROGRAM, Secret, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +21,7 @@ VPC = {"vpcId": "vpc-0123456789abcdef0", "privateSubnetIds": json.dumps([SUBNET,
 
 
 def settings(raw: dict[str, str], secrets: set[str] | None = None, region: str | None = "us-east-1") -> Settings:
-    return read(raw, secrets or set(), project="model-endpoint", stack="dev", region=region, root=ROOT)
+    return parse_settings(raw, secrets or set(), project="model-endpoint", stack="dev", region=region, root=ROOT)
 
 
 def problems(raw: dict[str, str], secrets: set[str] | None = None, **more: Any) -> dict[str, tuple[str, str, str]]:
@@ -119,7 +120,7 @@ def test_every_command_that_sets_a_value_sets_a_good_one() -> None:
     for name, key in catalog(ROOT / "Pulumi.yaml").items():
         if "<" in key.rule.example:  # to be filled in
             continue
-        *_, given, value = shlex.split(_set(key))
+        *_, given, value = shlex.split(key.set_command)
         if key.is_map:
             given, _, entry = given.partition(".")
             value = json.dumps({entry: value})

@@ -1,0 +1,106 @@
+"""What no single key shows: keys of other targets, keys that contradict each other, what a target cannot do without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from infra.config.keys import ParsedConfig, Problem, is_document
+
+
+def check_config(config: ParsedConfig, region: str | None) -> list[Problem]:
+    """Find what is wrong with keys that are right by themselves; a wrong `target` says nothing about the others."""
+    broken = {problem.key for problem in config.problems}
+    if "target" in broken:
+        return []
+    found = [*_keys_of_other_targets(config), *_cross_key_problems(config, region)]
+    return [problem for problem in found if problem.key not in broken]
+
+
+def _keys_of_other_targets(config: ParsedConfig) -> Iterator[Problem]:
+    target = config.values["target"]
+    for name, key in config.keys.items():
+        if target not in key.targets and name in config.changed:
+            rule = f"is a key of target {' or '.join(sorted(key.targets))}; this stack's target is {target}"
+            yield config.problem(name, rule, f"pulumi config rm {name}")
+
+
+def _cross_key_problems(config: ParsedConfig, region: str | None) -> Iterator[Problem]:
+    target = config.values["target"]
+    if target != "local":
+        yield from _workload_problems(config)
+    if target == "kubernetes":
+        yield from _kubernetes_problems(config)
+    if target == "eks":
+        yield from _aws_problems(config, region)
+        yield from _network_problems(config)
+        yield from _domain_problems(config)
+
+
+def _workload_problems(config: ParsedConfig) -> Iterator[Problem]:
+    values = config.values
+    replicas, maximum = values["replicas"], values["maxReplicas"]
+    if replicas > maximum:
+        command = f"pulumi config set maxReplicas {replicas}"
+        yield config.problem("replicas", f"must not exceed maxReplicas, {maximum}", command)
+    if values["image"] and values["baseImage"]:
+        yield config.problem("baseImage", "has no effect on a prebuilt image", "pulumi config rm baseImage")
+    if values["image"] and not values["example"]:
+        rule = "must be set: a prediction that the prebuilt image answers"
+        yield config.problem("example", rule, """pulumi config set example '{"input": [1, 2, 3]}'""")
+
+
+def _kubernetes_problems(config: ParsedConfig) -> Iterator[Problem]:
+    values = config.values
+    user, password = values["registryUsername"], values["registryPassword"]
+    if not values["repository"] and not values["image"]:
+        rule = "must be set: the image is pushed there (or name a prebuilt one with `image`)"
+        yield config.problem("repository", rule, "pulumi config set repository registry.example.com/team/model")
+    if user and not password:
+        rule = "must be set, since registryUsername is"
+        yield config.problem("registryPassword", rule, "pulumi config set --secret registryPassword <password>")
+    if password and not user:
+        rule = "must be set, since registryPassword is"
+        yield config.problem("registryUsername", rule, "pulumi config set registryUsername <user>")
+    if is_document(values["kubeconfig"] or "") and "kubeconfig" not in config.secrets:
+        yield config.problem("kubeconfig", "is a secret in plain text", "pulumi config set --secret kubeconfig <text>")
+
+
+def _aws_problems(config: ParsedConfig, region: str | None) -> Iterator[Problem]:
+    if not region:
+        rule = "must be set: where everything is made"
+        yield config.problem("aws:region", rule, "pulumi config set aws:region us-east-1")
+    for key in ("owner", "costCenter"):
+        if not config.values[key]:
+            yield config.problem(key, "must be set: it tags every AWS resource", f"pulumi config set {key} <name>")
+
+
+def _network_problems(config: ParsedConfig) -> Iterator[Problem]:
+    values = config.values
+    vpc, private, public = values["vpcId"], values["privateSubnetIds"], values["publicSubnetIds"]
+    if not values["publicAccessCidrs"] and not vpc:
+        rule = "must name your own address: nobody could reach the API server of a new VPC from outside"
+        yield config.problem(
+            "publicAccessCidrs", rule, "pulumi config set --path 'publicAccessCidrs[0]' <your address>/32"
+        )
+    if vpc and len(set(private)) < 2:
+        rule = "must name at least two subnets in different zones, since vpcId is set"
+        command = "pulumi config set --path 'privateSubnetIds[0]' subnet-0123456789abcdef0"
+        yield config.problem("privateSubnetIds", rule, command)
+    if vpc:
+        for key in ("natPerZone", "flowLogs", "vpcCidr"):
+            if key in config.changed:
+                yield config.problem(key, "has no effect on an existing VPC", f"pulumi config rm {key}")
+    if (private or public) and not vpc:
+        rule = "must be set, since subnets are named"
+        yield config.problem("vpcId", rule, "pulumi config set vpcId vpc-0123456789abcdef0")
+
+
+def _domain_problems(config: ParsedConfig) -> Iterator[Problem]:
+    domain, zone = config.values["domain"], config.values["hostedZone"]
+    if zone and not domain:
+        yield config.problem("hostedZone", "has no effect without domain", "pulumi config rm hostedZone")
+    if domain and zone and not f".{domain}".endswith(f".{zone}"):
+        yield config.problem("hostedZone", f"must hold the domain {domain}", "pulumi config rm hostedZone")
+    if domain and config.values["servicePort"] not in (80, 443):
+        rule = "has no effect with a domain: the listener is 443"
+        yield config.problem("servicePort", rule, "pulumi config rm servicePort")
