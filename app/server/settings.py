@@ -1,115 +1,210 @@
-"""The environment -> one frozen settings object, read once at the start; all mistakes are reported together."""
+"""Read the server's settings from the environment, once, at the start.
+
+A field of `Settings` is the environment variable of its name in capitals; its type and Meta are the variable's rule.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from types import NoneType
+from typing import Annotated, Any, Literal, NamedTuple, get_args
+
+import msgspec
+from msgspec import Meta
+from msgspec.structs import FieldInfo, fields
 
 from .errors import StartError
-
-T = TypeVar("T")
 
 DEFAULT_MODEL_DIR = Path(__file__).resolve().parents[1] / "model"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Each field is the environment variable of the same name in capitals."""
+class ApiKey(bytes):
+    """The key that predictions must carry, without a representation that could end in a log."""
 
-    model_dir: Path
-    """Folder with model.onnx and model.json."""
-    host: str
-    """Address to listen on."""
-    port: int
-    """Port to listen on; 0 takes a free one, named in the `ready` log line."""
-    listen_fd: int | None
-    """An inherited listening socket; `host` and `port` are then unused."""
-    ready_fd: int | None
-    """An inherited descriptor: a line is written to it, and it is closed, when requests are answered from now on."""
-    api_key: bytes | None
-    """What predictions must carry as a bearer token (the content of API_KEY_FILE); None: open to everyone."""
-    drain_seconds: float
-    """After SIGTERM: how long connections are still accepted while the balancer takes note of `ready: false`."""
-    grace_seconds: float
-    """After the drain: the longest wait for requests in flight."""
-    log_level: str
-    """debug (one line a request), info, warning or error."""
-    max_body_bytes: int
-    """Longest request body; a longer one is answered with 413."""
-    max_rows: int
-    """Most rows in one request."""
-    max_queue_rows: int
-    """Most rows that wait for the model at any time; more are shed with 429."""
-    max_queue_bytes: int
-    """Most bytes of requests that are read or wait for the model at any time; more are shed with 429."""
-    queue_seconds: float
-    """The longest wait for the model that a request may expect; it is shed with 429 when it would be longer."""
-    timeout_ms: int
-    """How long a request may wait for the model, unless it says so itself (X-Request-Timeout-Ms); then 504."""
-    read_seconds: float
-    """How long a client may take to send a request; then 408."""
-    prediction_log: Path | None
-    """File that predictions are logged to, one JSON object a line; its folder must exist. None: they are not."""
-    prediction_log_rate: float
-    """Share of the requests that is logged, 0 to 1."""
-    prediction_log_inputs: bool
-    """Whether inputs and request ids are logged as they came (true); else (false) only outputs and the ids' digests."""
-    prediction_log_bytes: int
-    """Size at which the log's file is set aside; three old ones are kept."""
+    __slots__ = ()
 
     def __repr__(self) -> str:
-        """Without the key."""
-        return f"Settings(model_dir={self.model_dir}, host={self.host}, port={self.port})"
+        return "ApiKey(...)"
+
+    __str__ = __repr__
 
 
-def _number(kind: Callable[[str], T], low: float, high: float, what: str) -> Callable[[str], T]:
-    def parse(text: str) -> T:
+def _about(description: str) -> Meta:
+    return Meta(description=description)
+
+
+def _from(low: float, high: float, unit: str, description: str) -> Meta:
+    return Meta(ge=low, le=high, description=description, extra={"unit": unit})
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper):
+    """What the process runs with; a variable that is not set leaves its field at the default."""
+
+    model_dir: Annotated[Path, _about("Folder with model.json and the model's file.")] = DEFAULT_MODEL_DIR
+    host: Annotated[str, Meta(pattern=r"\S", description="Address to listen on.")] = "0.0.0.0"  # noqa: S104  # in a container
+    port: Annotated[
+        int, _from(0, 65535, "", "Port to listen on; 0 takes a free one, named in the `ready` log line.")
+    ] = 8080
+    listen_fd: (
+        Annotated[int, _from(3, 65535, "", "Inherited listening socket, in the place of HOST and PORT.")] | None
+    ) = None
+    ready_fd: (
+        Annotated[
+            int, _from(3, 65535, "", "Inherited descriptor: gets a line, and is closed, once predictions are answered.")
+        ]
+        | None
+    ) = None
+    api_key: (
+        Annotated[ApiKey, _about("File with the bearer token that predictions must carry; not set: open to everyone.")]
+        | None
+    ) = msgspec.field(default=None, name="API_KEY_FILE")
+    drain_seconds: Annotated[
+        float,
+        _from(
+            0, 3600, "seconds", "After SIGTERM: how long connections are accepted while balancers see `ready: false`."
+        ),
+    ] = 1.0
+    grace_seconds: Annotated[
+        float, _from(0, 3600, "seconds", "After the drain: longest wait for requests in flight.")
+    ] = 25.0
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], _about("Least level that is logged; debug has a line a request.")
+    ] = "info"
+    max_body_bytes: Annotated[
+        int,
+        _from(1, 2**30, "bytes", "Longest request body, at most MAX_QUEUE_BYTES; a longer one is answered with 413."),
+    ] = 4 * 2**20
+    max_rows: Annotated[int, _from(1, 10**6, "rows", "Most rows in one request; more are answered with 413.")] = 4096
+    max_queue_rows: Annotated[int, _from(1, 10**7, "rows", "Most rows in the backlog; more are shed with 429.")] = 4096
+    max_queue_bytes: Annotated[
+        int,
+        _from(
+            1, 2**40, "bytes", "Most bytes of requests that are being read or in the backlog; more are shed with 429."
+        ),
+    ] = 128 * 2**20
+    queue_seconds: Annotated[
+        float,
+        _from(0, 3600, "seconds", "Longest expected wait for the model; a request that would wait longer gets 429."),
+    ] = 5.0
+    timeout_ms: Annotated[
+        int,
+        _from(
+            1,
+            3_600_000,
+            "milliseconds",
+            "Longest wait for the model, unless X-Request-Timeout-Ms sets another; then 504.",
+        ),
+    ] = 30_000
+    read_seconds: Annotated[
+        float, _from(0.1, 3600, "seconds", "Longest time that a client may take to send a request; then 408.")
+    ] = 30.0
+    prediction_log: (
+        Annotated[
+            Path, _about("File to log predictions to, one JSON object a line, in a folder that exists; not set: none.")
+        ]
+        | None
+    ) = None
+    prediction_log_rate: Annotated[float, _from(0, 1, "", "Share of the requests that is logged.")] = 1.0
+    prediction_log_inputs: Annotated[
+        bool, _about("Whether inputs and request ids are logged as they came; else only outputs and the ids' digests.")
+    ] = False
+    prediction_log_bytes: Annotated[
+        int, _from(1024, 2**40, "bytes", "Size at which the prediction log is rotated; three old files are kept.")
+    ] = 64 * 2**20
+
+
+class Variable(NamedTuple):
+    """One environment variable, as text for a reference page."""
+
+    name: str
+    type: str
+    unit: str
+    """Empty for what has none."""
+    default: str
+    """Empty where the description says what an unset variable means."""
+    rule: str
+    """Completes "must be ..."."""
+    description: str
+
+
+def read_settings(environment: Mapping[str, str]) -> Settings:
+    """The settings, or a StartError that lists every mistake in the environment."""
+    values: dict[str, Any] = {}
+    mistakes: list[str] = []
+    for field in fields(Settings):
+        text = environment.get(field.encode_name)
+        if text is None:
+            continue
+        kind = _annotated(field)
         try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not low <= value <= high:  # pyright: ignore[reportOperatorIssue]
-            raise ValueError(f"must be {what} from {low} to {high}")
-        return value
-
-    return parse
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    return _number(int, low, high, "a whole number")
-
-
-def _seconds(high: float) -> Callable[[str], float]:
-    return _number(float, 0, high, "a number of seconds")
+            values[field.name] = msgspec.convert(text, kind, strict=False, dec_hook=_convert)
+        except msgspec.ValidationError as error:
+            mistakes.append(f"{field.encode_name}={text!r} {error.__cause__ or f'must be {_rule(*get_args(kind))}'}")
+    settings = Settings(**values)
+    if settings.max_body_bytes > settings.max_queue_bytes:
+        mistakes.append(
+            f"MAX_BODY_BYTES={settings.max_body_bytes} must not be above MAX_QUEUE_BYTES={settings.max_queue_bytes}"
+        )
+    if mistakes:
+        raise StartError("; ".join(mistakes))
+    return settings
 
 
-def _boolean(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise ValueError("must be true or false")
-    return text == "true"
+def catalog() -> list[Variable]:
+    """Every variable, in the order of the fields: the source of docs/server-settings.md."""
+    return [_variable(field) for field in fields(Settings)]
 
 
-def _log_level(text: str) -> str:
-    if text not in ("debug", "info", "warning", "error"):
-        raise ValueError("must be debug, info, warning or error")
-    return text
+def _variable(field: FieldInfo) -> Variable:
+    kind, meta = get_args(_annotated(field))
+    default = "" if field.default is None else f"{field.default:g}" if kind is float else str(field.default)
+    if field.default == DEFAULT_MODEL_DIR:
+        default = "the folder `model` beside the package"
+    return Variable(
+        name=field.encode_name,
+        type=_TYPES.get(kind, "text"),
+        unit=_unit(meta),
+        default=default.lower() if kind is bool else default,
+        rule=_rule(kind, meta),
+        description=meta.description,
+    )
 
 
-def _not_empty(text: str) -> str:
+_TYPES: dict[Any, str] = {int: "whole number", float: "number", bool: "boolean"}
+
+
+def _annotated(field: FieldInfo) -> Any:
+    """The declared type without None, which stands for a variable that is not set, never for the text "null"."""
+    alternatives = get_args(field.type)
+    return alternatives[0] if NoneType in alternatives else field.type
+
+
+def _unit(meta: Meta) -> str:
+    extra: dict[str, str] = meta.extra or {}
+    return extra.get("unit", "")
+
+
+def _rule(kind: Any, meta: Meta) -> str:
+    if kind in (int, float):
+        unit = _unit(meta)
+        return f"a {_TYPES[kind]}{f' of {unit}' if unit else ''} from {meta.ge} to {meta.le}"
+    if kind is bool:
+        return "true or false"
+    *others, last = get_args(kind) or ("text that is not blank",)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _convert(kind: type[Any], text: str) -> Any:
+    """Make a Path or an ApiKey of a text; a ValueError says, after the variable's value, why that cannot be."""
     if not text.strip():
-        raise ValueError("must not be empty")
-    return text
+        raise ValueError("must be text that is not blank")
+    return Path(text) if kind is Path else _read_key(Path(text))
 
 
-def _path(text: str) -> Path:
-    return Path(_not_empty(text))
-
-
-def _key(text: str) -> bytes:
+def _read_key(path: Path) -> ApiKey:
     try:
-        key = Path(_not_empty(text)).read_bytes().strip()
+        key = ApiKey(path.read_bytes().strip())
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from None
     if not key:
@@ -117,58 +212,3 @@ def _key(text: str) -> bytes:
     if not all(0x21 <= byte <= 0x7E for byte in key):
         raise ValueError("names a file with more than one word of printable characters")
     return key
-
-
-class _Reader:
-    """Reads variables and collects what is wrong with them."""
-
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self.environment = environment
-        self.mistakes: list[str] = []
-
-    def read(self, name: str, parse: Callable[[str], T], default: T) -> T:
-        text = self.environment.get(name)
-        if text is None:
-            return default
-        try:
-            return parse(text)
-        except ValueError as mistake:
-            self.mistakes.append(f"{name}={text!r} {mistake}")
-            return default
-
-
-def read_settings(environment: Mapping[str, str]) -> Settings:
-    """The settings, or a StartError that lists every mistake in the environment."""
-    reader = _Reader(environment)
-    no_fd: int | None = None
-    no_key: bytes | None = None
-    no_file: Path | None = None
-    settings = Settings(
-        model_dir=reader.read("MODEL_DIR", _path, DEFAULT_MODEL_DIR),
-        host=reader.read("HOST", _not_empty, "0.0.0.0"),  # noqa: S104 - a container is reached from outside
-        port=reader.read("PORT", _whole(0, 65535), 8080),
-        listen_fd=reader.read("LISTEN_FD", _whole(3, 65535), no_fd),
-        ready_fd=reader.read("READY_FD", _whole(3, 65535), no_fd),
-        api_key=reader.read("API_KEY_FILE", _key, no_key),
-        drain_seconds=reader.read("DRAIN_SECONDS", _seconds(3600), 1.0),
-        grace_seconds=reader.read("GRACE_SECONDS", _seconds(3600), 25.0),
-        log_level=reader.read("LOG_LEVEL", _log_level, "info"),
-        max_body_bytes=reader.read("MAX_BODY_BYTES", _whole(1, 2**30), 4 * 2**20),
-        max_rows=reader.read("MAX_ROWS", _whole(1, 10**6), 4096),
-        max_queue_rows=reader.read("MAX_QUEUE_ROWS", _whole(1, 10**7), 4096),
-        max_queue_bytes=reader.read("MAX_QUEUE_BYTES", _whole(1, 2**40), 128 * 2**20),
-        queue_seconds=reader.read("QUEUE_SECONDS", _seconds(3600), 5.0),
-        timeout_ms=reader.read("TIMEOUT_MS", _whole(1, 3_600_000), 30_000),
-        read_seconds=reader.read("READ_SECONDS", _number(float, 0.1, 3600, "a number of seconds"), 30.0),
-        prediction_log=reader.read("PREDICTION_LOG", _path, no_file),
-        prediction_log_rate=reader.read("PREDICTION_LOG_RATE", _number(float, 0, 1, "a number"), 1.0),
-        prediction_log_inputs=reader.read("PREDICTION_LOG_INPUTS", _boolean, False),
-        prediction_log_bytes=reader.read("PREDICTION_LOG_BYTES", _whole(1024, 2**40), 64 * 2**20),
-    )
-    if settings.max_body_bytes > settings.max_queue_bytes:
-        reader.mistakes.append(
-            f"MAX_BODY_BYTES={settings.max_body_bytes} must not be above MAX_QUEUE_BYTES={settings.max_queue_bytes}"
-        )
-    if reader.mistakes:
-        raise StartError("; ".join(reader.mistakes))
-    return settings

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from server.errors import StartError
-from server.settings import DEFAULT_MODEL_DIR, read_settings
+from server.settings import DEFAULT_MODEL_DIR, Settings, catalog, read_settings
 from tests.app.harness import MODEL
 
 
@@ -72,7 +72,37 @@ def test_all_mistakes_are_reported_at_once() -> None:
         assert f"{name}=" in message
     assert "PORT='http' must be a whole number from 0 to 65535" in message
     assert "API_KEY_FILE='/does/not/exist' cannot be read: No such file or directory" in message
+    assert "LOG_LEVEL='loud' must be debug, info, warning or error" in message
+    assert "READ_SECONDS='' must be a number of seconds from 0.1 to 3600" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["LISTEN_FD", "READY_FD", "API_KEY_FILE"])
+def test_no_text_stands_for_a_variable_that_is_not_set(name: str) -> None:
+    with pytest.raises(StartError, match=f"{name}='null'"):
+        read_settings({name: "null"})
+
+
+def test_limits_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(StartError, match="MAX_BODY_BYTES=2 must not be above MAX_QUEUE_BYTES=1$"):
+        read_settings({"MAX_BODY_BYTES": "2", "MAX_QUEUE_BYTES": "1"})
+
+
+def test_the_catalog_describes_every_variable_and_its_defaults_are_those_of_the_settings() -> None:
+    described = {variable.name: variable for variable in catalog()}
+    assert len(described) == len(Settings.__struct_fields__)
+    assert all(
+        variable.description.endswith(".") and variable.rule and variable.type for variable in described.values()
+    )
+    assert not any(str(DEFAULT_MODEL_DIR) in variable.default for variable in described.values())
+    given = {name: variable.default for name, variable in described.items() if variable.default}
+    del given["MODEL_DIR"]
+    assert read_settings(given) == read_settings({})
+    limit = described["MAX_BODY_BYTES"]
+    assert (limit.type, limit.unit, limit.default) == ("whole number", "bytes", "4194304")
+    assert limit.rule == "a whole number of bytes from 1 to 1073741824"
+    assert described["API_KEY_FILE"].default == ""
+    assert described["PREDICTION_LOG_INPUTS"].default == "false"
 
 
 def test_the_key_is_the_file_without_its_line_end_and_stays_out_of_the_representation(tmp_path: Path) -> None:
@@ -81,6 +111,7 @@ def test_the_key_is_the_file_without_its_line_end_and_stays_out_of_the_represent
     settings = read_settings({"API_KEY_FILE": str(file)})
     assert settings.api_key == b"s3cret-key"
     assert "s3cret" not in repr(settings)
+    assert "s3cret" not in f"{settings} {settings.api_key}"
 
 
 @pytest.mark.parametrize(
