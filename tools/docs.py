@@ -92,7 +92,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _code(text: str) -> str:
-    return f"`{text}`" if text else ""
+    return f"`{text}`" if text and "`" not in text else text
 
 
 SECTIONS = (
