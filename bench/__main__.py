@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench import stack
-from bench.report import Result, keep, machine, table, write_section
 from bench.serving import plot, profile, runs
 from bench.serving import report as serving
 from bench.serving.peers import OURS, PEERS
+from tools.figures import Result, keep, machine, table, write_section
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench/results"

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bench.report import Result
-from tests.support.engine_project import Project, find_cli
+from tools import pulumi_cli
+from tools.figures import Result
 
 ROOT = Path(__file__).parents[1]
+HOST = ROOT / "bench/host.py"
 PAIRS = 7
 BARE_PROJECT = """\
 name: bare
@@ -52,7 +53,7 @@ def no_change(folder: Path) -> list[Result]:
     (bare / "Pulumi.yaml").write_text(BARE_PROJECT.format(virtualenv=sys.prefix))
     environment = isolated(folder)
     bare_environment = environment | {
-        "PATH": os.pathsep.join([str(find_cli()), environment["PATH"]]),
+        "PATH": os.pathsep.join([str(pulumi_cli.ensure(pulumi_cli.Source())), environment["PATH"]]),
         "PULUMI_BACKEND_URL": f"file://{bare}",
         "PULUMI_CONFIG_PASSPHRASE": "bench",
         "PULUMI_SKIP_UPDATE_CHECK": "true",
@@ -85,17 +86,8 @@ def no_change(folder: Path) -> list[Result]:
 def preview_share(folder: Path) -> list[Result]:
     """The program's own seconds in `pulumi preview` of dev from nothing, by phase, on the tests' stand-ins."""
     folder.mkdir()
-    project = Project.make(folder, find_cli(), "dev")
-    project.configure({"model-endpoint:publicAccessCidrs": '["203.0.113.7/32"]'})
-    host = folder / "bin/pulumi-language-python"
-    host.write_text(f'#!/bin/sh\nexec "{sys.executable}" -u "{ROOT / "bench/host.py"}" "$@"\n')
-    host.chmod(0o755)
-    kept = folder / "phases.json"
-    runs: list[Mapping[str, float]] = []
-    project._environment["MODEL_ENDPOINT_PHASES"] = str(kept)
-    for _ in range(PAIRS):
-        project.pulumi("preview")
-        runs.append(json.loads(kept.read_text()))
+    command = [sys.executable, "-m", "tests.support.preview_phases", str(folder), str(HOST), str(PAIRS)]
+    runs: list[dict[str, float]] = json.loads(run(command, ROOT, os.environ))
     names = {
         "sdk": "`preview` of dev: start and SDK import",
         "imports": "`preview` of dev: program's imports",
@@ -143,11 +135,12 @@ def isolated(folder: Path) -> dict[str, str]:
     return kept | {"PULUMI_HOME": str(folder / "pulumi-home")}
 
 
-def run(command: list[str], folder: Path, environment: Mapping[str, str]) -> None:
-    """A command that must succeed."""
+def run(command: list[str], folder: Path, environment: Mapping[str, str]) -> str:
+    """Run a command that must succeed; its stdout."""
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout
 
 
 def timed(action: Callable[[], None]) -> float:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 
-from tools.pulumi_cli import default_cache, say
+from tools.cache import default_cache, digest, lock
+from tools.console import say
 
 UV_LOCK = "tools/uv.lock"
 SERVER = "app"
@@ -33,7 +31,7 @@ def ensure(root: Path, *, tests: bool = False) -> Path:
     """
     home = root / ".venv"
     stamp = home / "locks"
-    with one_at_a_time(root):
+    with lock(root):  # on the folder itself, so that nothing is left behind
         python = f"Python {sys.version_info.major}.{sys.version_info.minor}\n"
         installed = stamp.read_text() if stamp.is_file() else ""
         locks = [*PROGRAM_LOCKS, *([TEST_LOCK] if tests or TEST_LOCK in installed else [])]
@@ -48,6 +46,14 @@ def ensure(root: Path, *, tests: bool = False) -> Path:
     return home / "bin"
 
 
+def enter(root: Path, module: str, *arguments: str) -> None:
+    """Go on in the environment's Python: if another one runs this, it runs the module with its arguments instead."""
+    programs = ensure(root)
+    if Path(sys.prefix).resolve() != programs.parent.resolve():
+        python = str(programs / "python")
+        os.execv(python, [python, "-m", module, *arguments])  # noqa: S606  # this program itself, on the right Python
+
+
 def separate(root: Path, *locks: str) -> Path:
     """The programs' folder of an environment with what `locks` name and nothing else, in the user's cache.
 
@@ -55,13 +61,12 @@ def separate(root: Path, *locks: str) -> Path:
     environment for each content of the locks.
     """
     uv = ensure(root, tests=False) / "uv"
-    digest = hashlib.sha256(b"".join((root / lock).read_bytes() for lock in locks)).hexdigest()[:12]
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    cache = default_cache()
-    cache.mkdir(parents=True, exist_ok=True)
-    home = cache / f"python{version}-{locks[-1].removesuffix('.lock').replace('/', '-')}-{digest}"
-    stamp = home / "complete"
-    with one_at_a_time(cache):
+    purpose = locks[-1].removesuffix(".lock").replace("/", "-")
+    name = f"python{version}-{purpose}-{digest(root / lock for lock in locks)}"
+    home = default_cache() / name
+    stamp = home / "complete"  # the folder cannot appear by a rename: its programs name the path they stand in
+    with lock(home.with_name(f".{name}.lock")):
         if not stamp.exists():
             say(f"Python: installing the locked packages of {', '.join(locks)}: seconds from uv's cache, else minutes")
             run(root, [str(uv), "venv", "--quiet", "--clear", f"--python={sys.executable}", str(home)])
@@ -69,17 +74,6 @@ def separate(root: Path, *locks: str) -> Path:
             run(root, [str(uv), "pip", "sync", "--quiet", python, "--require-hashes", *locks])
             stamp.touch()
     return home / "bin"
-
-
-@contextmanager
-def one_at_a_time(root: Path) -> Generator[None]:
-    """A second command in the same clone waits; the lock is on the folder itself, so nothing is left behind."""
-    folder = os.open(root, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(folder)
 
 
 def create(home: Path) -> None:

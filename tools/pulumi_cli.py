@@ -6,26 +6,25 @@ in a per-user cache that all clones share; it appears there by one rename, so an
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
-import platform
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 import threading
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO
+
+from tools.cache import appearing, default_cache, digest, lock, machine, once
+from tools.console import Progress, say
 
 HERE = Path(__file__).parent / "pulumi"
 MODULES = HERE / "cli"
@@ -33,7 +32,7 @@ LAUNCHERS = HERE / "launchers"
 PACKAGE = "github.com/pulumi/pulumi/pkg/v3"
 VERSION_VARIABLE = "github.com/pulumi/pulumi/sdk/v3/go/common/version.Version"
 RELEASES = "https://github.com/pulumi/pulumi/releases/download"
-OLDEST = (3, 200, 0)
+MIN_VERSION = (3, 200, 0)
 """The oldest CLI that the program is known to run on."""
 CONNECT_SECONDS = 5
 STALL_SECONDS = 30
@@ -48,10 +47,10 @@ class DownloadError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Source:
     """Where releases come from and where the CLI is kept."""
 
-    cache: Path
+    cache: Path = field(default_factory=default_cache)
     """The per-user folder, shared by all clones."""
     releases: str = RELEASES
     """Base URL of the releases: `<base>/v<version>/<file>`."""
@@ -59,55 +58,42 @@ class Place:
     """How long the first answer may take before the release counts as out of reach."""
 
 
-def default_cache() -> Path:
-    """`$XDG_CACHE_HOME/model-endpoint`, which is `~/.cache/model-endpoint` when the variable is unset."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "model-endpoint"
+def ensure(source: Source) -> Path:
+    """Return the directory of a working CLI, to be put on PATH."""
+    return on_path() or cached(source) or download_or_build(source)
 
 
-def say(message: str, *, end: str = "\n") -> None:
-    """Progress goes to stderr: stdout belongs to the command's answer."""
-    clear = "\033[K" if sys.stderr.isatty() else ""  # the rest of a progress line that stood here
-    print(message + clear, end=end, file=sys.stderr, flush=True)
+def cached(source: Source) -> Path | None:
+    """Return what an earlier run has downloaded or built."""
+    if (release(source) / "pulumi").is_file():
+        return release(source)
+    return with_launchers(built(source)) if (built(source) / "pulumi").is_file() else None
 
 
-def obtain(place: Place) -> Path:
-    """The directory of a working CLI, to be put on PATH."""
-    return on_path() or cached(place) or fresh(place)
-
-
-def cached(place: Place) -> Path | None:
-    """What an earlier run has downloaded or built."""
-    if (release(place) / "pulumi").is_file():
-        return release(place)
-    return with_launchers(built(place)) if (built(place) / "pulumi").is_file() else None
-
-
-def fresh(place: Place) -> Path:
+def download_or_build(source: Source) -> Path:
     """Download, or else build, while every other process waits for the result."""
-    place.cache.mkdir(parents=True, exist_ok=True)
-    with lock(place.cache / "lock"):
-        meanwhile = cached(place)
+    with lock(source.cache / "lock"):
+        meanwhile = cached(source)
         if meanwhile:
             return meanwhile
         try:
             say(f"Pulumi: no CLI on PATH; downloading the official release {version()}")
-            download(place, release(place))
+            download(source, release(source))
         except DownloadError as error:
             say(f"Pulumi: {error}; building {version()} from its Go modules instead")
-            build(built(place))
-            return with_launchers(built(place))
-        return release(place)
+            build(built(source))
+            return with_launchers(built(source))
+        return release(source)
 
 
-def release(place: Place) -> Path:
+def release(source: Source) -> Path:
     """Where the official release is kept."""
-    return place.cache / f"pulumi-{version()}-{machine()}"
+    return source.cache / f"pulumi-{version()}-{machine()}"
 
 
-def built(place: Place) -> Path:
+def built(source: Source) -> Path:
     """Where the CLI is kept that is built from exactly these modules."""
-    return place.cache / f"{release(place).name}-{digest([MODULES / 'go.mod', MODULES / 'go.sum'])}"
+    return source.cache / f"{release(source).name}-{digest([MODULES / 'go.mod', MODULES / 'go.sum'])}"
 
 
 def version() -> str:
@@ -116,18 +102,6 @@ def version() -> str:
     if not pinned:
         raise CliError(f"{MODULES / 'go.mod'} does not pin {PACKAGE}")
     return pinned[1]
-
-
-def machine() -> str:
-    """This machine as a release file's name has it, such as linux-x64."""
-    processor = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64"}
-    name = platform.machine().lower()
-    return f"{platform.system().lower()}-{processor.get(name, name)}"
-
-
-def digest(files: Iterable[Path]) -> str:
-    """A short name for the files' content."""
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def on_path() -> Path | None:
@@ -140,8 +114,8 @@ def on_path() -> Path | None:
     if not numbers:
         say(f"Pulumi: {found} does not run; not using it")
         return None
-    if tuple(map(int, numbers.groups())) < OLDEST:
-        say(f"Pulumi: {found} is {answer.stdout.strip()}, older than {'.'.join(map(str, OLDEST))}; not using it")
+    if tuple(map(int, numbers.groups())) < MIN_VERSION:
+        say(f"Pulumi: {found} is {answer.stdout.strip()}, older than {'.'.join(map(str, MIN_VERSION))}; not using it")
         return None
     beside = Path(found).resolve().parent / "pulumi-language-python"
     if not (os.access(beside, os.X_OK) or shutil.which("pulumi-language-python")):
@@ -150,61 +124,34 @@ def on_path() -> Path | None:
     return Path(found).parent
 
 
-@contextmanager
-def lock(path: Path) -> Generator[None]:
-    """One process at a time; the system frees it when a process dies."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("Pulumi: another process is getting the CLI; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def appearing(target: Path) -> Generator[Path]:
-    """An empty folder that becomes `target` when the block ends well. The caller holds the lock."""
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # what an interrupted run left
-    partial.mkdir()
-    try:
-        yield partial
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 def with_launchers(built: Path) -> Path:
-    """A folder with the built CLI and, beside it where the engine looks, this clone's version of the launchers."""
+    """Put this clone's version of the launchers beside the built CLI, where the engine looks; the folder of both."""
     launch, modules = LAUNCHERS / "launch", sorted(LAUNCHERS.glob("*.py"))
-    folder = built / digest([launch, *modules])
-    if not folder.is_dir():
-        with lock(built / "lock"):
-            if not folder.is_dir():
-                with appearing(folder) as partial:
-                    (partial / "pulumi").hardlink_to(built / "pulumi")
-                    for module in modules:
-                        shutil.copy(module, partial)
-                    for name in ("pulumi-language-python", "pulumi-resource-pulumi-python"):
-                        shutil.copy(launch, partial / name)
-    return folder
+
+    def fill(folder: Path) -> None:
+        (folder / "pulumi").hardlink_to(built / "pulumi")
+        for module in modules:
+            shutil.copy(module, folder)
+        for name in ("pulumi-language-python", "pulumi-resource-pulumi-python"):
+            shutil.copy(launch, folder / name)
+
+    return once(built / digest([launch, *modules]), fill)
 
 
 # --- the official release ---------------------------------------------------------------------------------------------
 
 
-def download(place: Place, target: Path) -> None:
+def download(source: Source, target: Path) -> None:
     """Fetch the release into `target`, checked against its publisher's checksums.
 
     A release has `pulumi-<version>-checksums.txt` beside its archives: lines of `<sha256>  <archive>`
     [pulumi/pulumi:.github/workflows/sign.yml; aqua-registry:pkgs/pulumi/pulumi/registry.yaml].
     """
-    base = f"{place.releases}/v{version()}"
+    base = f"{source.releases}/v{version()}"
     archive = f"pulumi-v{version()}-{machine()}.tar.gz"
     sums = within(
-        place.connect_seconds,
-        lambda: checksums(f"{base}/pulumi-{version()}-checksums.txt", place.connect_seconds),
+        source.connect_seconds,
+        lambda: checksums(f"{base}/pulumi-{version()}-checksums.txt", source.connect_seconds),
     )
     expected = sums.get(archive)
     if not expected:
@@ -260,7 +207,7 @@ def fetch(url: str, seconds: float) -> Generator[IO[bytes]]:
 def copy(source: IO[bytes], out: IO[bytes]) -> str:
     """Copy with progress; the sha256 of what was copied."""
     length = int(getattr(source, "headers", {}).get("Content-Length") or 0)
-    report = Progress()
+    report = Progress("Pulumi")
     hashed = hashlib.sha256()
     size = 0
     while chunk := source.read(1 << 20):
@@ -302,7 +249,7 @@ def build(target: Path) -> None:
             "  Install either and run this again: Pulumi from https://www.pulumi.com/docs/iac/download-install/,\n"
             "  or Go 1.21 or newer from https://go.dev/dl/"
         )
-    report = Progress()
+    report = Progress("Pulumi")
     package = f"{PACKAGE}/cmd/pulumi"
     modules = sum("/go.mod " not in line for line in (MODULES / "go.sum").read_text().splitlines())
     fetched = 0
@@ -359,20 +306,3 @@ def run_go(command: list[str], is_progress: Callable[[str], bool]) -> list[str]:
     if process.returncode:
         raise CliError(f"Go could not build the Pulumi CLI:\n{''.join(trouble[-20:])}".rstrip())
     return lines
-
-
-class Progress:
-    """Says how far a long step is: on one line of a terminal, or every fifteen seconds in a log."""
-
-    def __init__(self) -> None:
-        self._start = self._last = time.monotonic()
-        self._on_terminal = sys.stderr.isatty()
-
-    def __call__(self, message: str, *, now: bool = False) -> None:
-        """Report, unless the last report was a moment ago."""
-        time_now = time.monotonic()
-        if not now and time_now - self._last < (0.2 if self._on_terminal else 15):
-            return
-        self._last = time_now
-        seconds = time_now - self._start
-        say(f"Pulumi: {message} ({seconds:.0f} s)", end="\r" if self._on_terminal and not now else "\n")

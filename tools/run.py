@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tools import environment, state
-from tools import pulumi_cli as obtain
-from tools.pulumi_cli import say
+from tools import environment, pulumi_cli, state
+from tools.console import say
 
 ROOT = Path(__file__).parents[1]
 EMBEDDED_STACK = "local"
 """The one stack that needs no config file."""
+PREFIX = "model-endpoint:"
+"""Of the project's keys in a stack's config file."""
 END_TO_END_TESTS = ROOT / "tests/e2e"
 CLUSTER_FIGURES = ROOT / "bench/results/cluster.json"
 
@@ -61,7 +62,7 @@ class Pulumi:
 
 def variables() -> dict[str, str]:
     """PATH and Pulumi's own variables, as `make env` prints them."""
-    cli = obtain.obtain(obtain.Place(cache=obtain.default_cache()))
+    cli = pulumi_cli.ensure(pulumi_cli.Source())
     path = os.environ.get("PATH", os.defpath).split(os.pathsep)
     found = {} if str(cli) in path else {"PATH": os.pathsep.join([str(cli), *path])}
     if "PULUMI_SKIP_UPDATE_CHECK" not in os.environ:
@@ -80,7 +81,7 @@ def pulumi() -> Pulumi:
             f"STACK={stack}: there is no Pulumi.{stack}.yaml. Stacks here: {', '.join(known)}.\n"
             f"  To make another: pulumi stack init {stack} && pulumi config set target <local|kubernetes|eks>"
         )
-    environment.ensure(ROOT)
+    environment.enter(ROOT, "tools.run", *sys.argv[1:])
     return Pulumi(stack, variables())
 
 
@@ -96,7 +97,7 @@ def consent(stack: str) -> list[str]:
 
 def is_local(stack: str) -> bool:
     """Whether the stack's target is local, which is also the default."""
-    return setting(stack, "target") in (None, "local")
+    return stack_config(stack).get("target", "local") == "local"
 
 
 def up() -> int:
@@ -119,7 +120,7 @@ def up() -> int:
 def curl(cli: Pulumi, endpoint: str) -> str:
     """A call that works when it is pasted into a shell. A key is fetched by it, never shown in it."""
     key = ""
-    if setting(cli.stack, "apiKey") is not None:
+    if "apiKey" in stack_config(cli.stack):
         ask = f"pulumi config get apiKey --stack {cli.stack}"
         if cli.variables:
             ask = f'eval "$(make -s env)" && {ask}'
@@ -129,19 +130,30 @@ def curl(cli: Pulumi, endpoint: str) -> str:
 
 def example(stack: str) -> str:
     """The body of a prediction that the stack's model understands."""
-    configured = setting(stack, "example")
-    if configured:
-        return configured
-    model = json.loads((ROOT / (setting(stack, "model") or "app/model") / "model.json").read_text())
+    config = stack_config(stack)
+    configured = config.get("example")
+    if configured and not is_secret(configured):
+        return configured if isinstance(configured, str) else json.dumps(configured)
+    model = json.loads((ROOT / (config.get("model") or "app/model") / "model.json").read_text())
     return json.dumps(model["example"])
 
 
-def setting(stack: str, key: str) -> str | None:
-    """A key's text in the stack's config file, which Pulumi writes one key a line; "" when it is more than a text."""
+def is_secret(value: object) -> bool:
+    """Whether a value of a stack's config file is encrypted."""
+    return isinstance(value, dict) and "secure" in value
+
+
+def stack_config(stack: str) -> dict[str, Any]:
+    """Read the project's keys of the stack's config file, without their prefix; a secret is a map."""
+    import yaml  # of the environment: the first command of a clone starts without it
+
     file = ROOT / f"Pulumi.{stack.rpartition('/')[2]}.yaml"
-    text = file.read_text() if file.is_file() else ""
-    found = re.search(rf"^ +model-endpoint:{key}:(.*)$", text, re.MULTILINE)
-    return found[1].strip().strip("'\"") if found else None
+    try:
+        content: dict[str, Any] = (yaml.safe_load(file.read_text()) if file.is_file() else None) or {}
+    except yaml.YAMLError as error:
+        raise UsageError(f"{file.name} is not YAML: {error}") from error
+    config: dict[str, Any] = content.get("config") or {}
+    return {key.removeprefix(PREFIX): value for key, value in config.items() if key.startswith(PREFIX)}
 
 
 def preview() -> int:
@@ -245,7 +257,7 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         return COMMANDS[arguments[0]]()
-    except (UsageError, obtain.CliError, environment.EnvironmentMissingError, OSError) as error:
+    except (UsageError, pulumi_cli.CliError, environment.EnvironmentMissingError, OSError) as error:
         say(f"error: {error}")
         return 1
     except KeyboardInterrupt:

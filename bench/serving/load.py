@@ -11,8 +11,7 @@ from pathlib import Path
 
 from bench.serving import cores
 from bench.serving.process import DidNotRunError, Post
-from tests.support import debian
-from tools import pulumi_cli as obtain
+from tools import debian
 
 _SCRIPT = Path(__file__).with_name("wrk.lua")
 _TIMEOUT_SECONDS = 10
@@ -38,7 +37,7 @@ class Wrk:
     def __init__(self, core: int, work: Path) -> None:
         self._core = core
         self._body = work / "body"
-        self._environment = os.environ | debian.environment({"wrk": "wrk"}, obtain.default_cache())
+        self._environment = os.environ | debian.environment({"wrk": "wrk"})
 
     def __call__(self, port: int, post: Post, *, connections: int, seconds: int) -> Load:
         """Post the same for so long."""

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.report import Result, machine, table
 from bench.serving import runs
 from bench.serving.peers import CONSTANT, OURS, PEERS, Peer
 from bench.serving.runs import BARE, Measured, Round
+from tools.figures import Result, machine, table
 
 _PEERS = tuple(peer for peer in PEERS if peer.name not in (OURS, CONSTANT))
 _TITLES = {peer.name: peer.title for peer in PEERS} | {BARE: "ONNX Runtime in a loop, no server"}

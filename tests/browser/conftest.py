@@ -8,7 +8,7 @@ import pytest
 
 from tests.app.conftest import StartServer, start_server
 from tests.browser import driver
-from tests.support.debian import PackagesError
+from tools.debian import PackagesError
 
 __all__ = ["StartServer", "start_server"]
 

@@ -16,8 +16,7 @@ from typing import Any
 
 import httpx
 
-from tests.support import debian
-from tools import pulumi_cli as obtain
+from tools import debian
 
 _PACKAGES = {"chromium": "chromium", "chromedriver": "chromium-driver"}
 _FLAGS = (
@@ -41,7 +40,7 @@ def find() -> dict[str, str]:
     """The environment of the programs; a PackagesError says why there are none."""
     if reason := debian.unavailable(_PACKAGES):
         raise debian.PackagesError(reason)
-    return debian.environment(_PACKAGES, obtain.default_cache())
+    return debian.environment(_PACKAGES)
 
 
 class Browser:

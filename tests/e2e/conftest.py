@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from bench.cluster import Figures
 from tests.e2e import timeline
 from tests.e2e.cluster import Cluster, cluster, unavailable
 from tests.e2e.providers import base, builder
 from tests.e2e.providers.builder import Builder
 from tests.e2e.stack import Stack, configured
 from tests.support.engine_project import find_cli
+from tests.support.figures import Figures
 
 _FIGURES = pytest.StashKey[Figures]()
 

@@ -52,8 +52,8 @@ class Stack(Project):
         stack = cls.make(folder, cli, name)
         providers.install(stack.bin)
         (stack.bin / "kubectl").unlink()
-        path = f"{stack._environment['PATH']}:{live.environment.get('PATH', '')}"
-        stack._environment |= {**live.environment, **daemon.environment, "PATH": path}
+        path = f"{stack.environment['PATH']}:{live.environment.get('PATH', '')}"
+        stack.environment |= {**live.environment, **daemon.environment, "PATH": path}
         stack.live, stack.seconds = live, 400
         return stack
 
@@ -64,7 +64,7 @@ class Stack(Project):
         command = ["pulumi", *arguments, "--stack", self.stack, "--non-interactive"]
         out = subprocess.PIPE
         return subprocess.Popen(
-            command, cwd=self.root, env=self._environment, stdout=out, stderr=subprocess.STDOUT, text=True
+            command, cwd=self.root, env=self.environment, stdout=out, stderr=subprocess.STDOUT, text=True
         )
 
     def output(self, name: str) -> str:

@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from bench.cluster import Figures
 from tests.e2e import timeline
 from tests.e2e.cluster import ClusterError
 from tests.e2e.providers import registry
 from tests.e2e.providers.builder import Builder
 from tests.e2e.stack import Stack, built_at, resident
+from tests.support.figures import Figures
 
 LOOK = """
 import json, pathlib, socket

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import time
 
-from bench.cluster import Figures
 from tests.e2e import timeline
 from tests.e2e.providers import registry
 from tests.e2e.providers.builder import Builder
 from tests.e2e.stack import Stack, built_at, resident
+from tests.support.figures import Figures
 
 DRAIN_SECONDS = 8
 """A leaving pod serves for five more, on the connections that it has, and then ends."""

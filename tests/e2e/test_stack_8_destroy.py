@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bench.cluster import Figures
 from tests.e2e import timeline
 from tests.e2e.cluster import images
 from tests.e2e.load import go_build
 from tests.e2e.providers import registry
 from tests.e2e.providers.builder import Builder
 from tests.e2e.stack import Stack, built_at
+from tests.support.figures import Figures
 
 KINDS = (
     "deployments,replicasets,pods,services,endpointslices,hpa,pdb,networkpolicies,serviceaccounts,secrets,configmaps"

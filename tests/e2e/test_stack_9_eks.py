@@ -36,7 +36,7 @@ def dev(live: Cluster, daemon: Builder, base_image: str, tmp_path_factory: pytes
     live.kubectl("apply", "-f", "-", stdin=NODE_POOLS)
     live.kubectl("label", "nodes", "--all", "--overwrite", "karpenter.sh/nodepool=cluster-model")
     made = Stack.start(tmp_path_factory.mktemp("dev"), find_cli(), "dev", live, daemon)
-    made._environment |= {KUBECONFIG_VARIABLE: str(live.kubeconfig), REGISTRY_VARIABLE: live.registry}
+    made.environment |= {KUBECONFIG_VARIABLE: str(live.kubeconfig), REGISTRY_VARIABLE: live.registry}
     made.configure({**SMALL, "baseImage": base_image, "publicAccessCidrs": '["203.0.113.7/32"]', "cpu": "100m"})
     try:
         yield made

@@ -37,7 +37,7 @@ class Timeline:
     def __enter__(self) -> Self:
         self._log.unlink(missing_ok=True)
         command = ["get", "pods", "--all-namespaces", "--selector", PODS, "--watch", "-o", f"jsonpath={_POD}"]
-        environment = self._stack._environment
+        environment = self._stack.environment
         self._watch = subprocess.Popen(["kubectl", *command], env=environment, stdout=subprocess.PIPE, text=True)
         works: list[Callable[[], None]] = [self._follow_events, self._follow_pods, self._ask]
         self._threads = [threading.Thread(target=work, daemon=True) for work in works]

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.local.driver import Project, Stack
-from tools.pulumi_cli import Place, default_cache, obtain
+from tools import pulumi_cli
 
 
 @pytest.fixture(scope="session")
 def cli() -> Path:
-    return obtain(Place(cache=default_cache()))
+    return pulumi_cli.ensure(pulumi_cli.Source())
 
 
 @pytest.fixture(scope="module")

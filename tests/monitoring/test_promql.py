@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import debian
-from tools import pulumi_cli as obtain
+from tools import debian
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 RULES = DOCS / "alerts.yaml"
@@ -49,7 +48,7 @@ def promtool() -> list[str]:
     try:
         if reason := debian.unavailable(PACKAGES):
             pytest.skip(reason)
-        environment = debian.environment(PACKAGES, obtain.default_cache())
+        environment = debian.environment(PACKAGES)
     except debian.PackagesError as error:
         pytest.skip(f"no promtool: {error}")
     return ["env", *(f"{name}={value}" for name, value in environment.items()), "promtool"]

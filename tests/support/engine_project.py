@@ -12,14 +12,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import yaml
 
 from tests import standins
 from tests.standins.cloud import VARIABLE, Cloud
-from tools.pulumi_cli import CliError, Place, default_cache, obtain
+from tools import pulumi_cli
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 180
@@ -70,13 +70,15 @@ class Project:
     bin: Path
     state: Path
     cloud: Cloud
+    environment: dict[str, str]
+    """Of every command."""
     said: list[Ran] = field(default_factory=list)
     """All that any command said."""
     seconds: float = SECONDS
     """How long a command may take."""
 
     @classmethod
-    def make(cls, folder: Path, cli: Path, stack: str) -> Project:
+    def make(cls, folder: Path, cli: Path, stack: str) -> Self:
         """Copy the project's files, tracked or new, into an empty folder and make the stack."""
         root = folder / "project"
         listed = subprocess.run(
@@ -92,12 +94,10 @@ class Project:
         binaries = folder / "bin"
         standins.install(binaries)
         (folder / "state").mkdir()
-        project = cls(root, stack, binaries, folder / "state", Cloud(folder / "cloud"))
-        project._environment = _environment(folder, cli)
+        environment = isolated_environment(folder, cli)
+        project = cls(root, stack, binaries, folder / "state", Cloud(folder / "cloud"), environment)
         project.pulumi("stack", "init", stack)
         return project
-
-    _environment: dict[str, str] = field(default_factory=dict)
 
     def pulumi(self, *arguments: str, ok: bool = True, stack: bool = True) -> Ran:
         """Run the CLI in the copy. `ok`: whether it must succeed."""
@@ -112,7 +112,7 @@ class Project:
         done = subprocess.run(
             command,
             cwd=self.root,
-            env=self._environment,
+            env=self.environment,
             capture_output=True,
             text=True,
             timeout=self.seconds,
@@ -176,7 +176,8 @@ class Project:
         return {f"{t.type} {t.id}" for t in self.cloud.things() if t.urn and (t.type, t.id) not in known}
 
 
-def _environment(folder: Path, cli: Path) -> dict[str, str]:
+def isolated_environment(folder: Path, cli: Path) -> dict[str, str]:
+    """The user's environment without a cloud, a cluster or a Pulumi of theirs; all state is in `folder`."""
     kept = {
         key: value for key, value in os.environ.items() if not key.startswith(("PULUMI_", "AWS_", "KUBE", "PYTHON"))
     }
@@ -204,8 +205,8 @@ def _without_secrets(stack: dict[str, Any]) -> dict[str, Any]:
 def find_cli() -> Path:
     """The folder of the CLI that the project uses, built if it must be."""
     try:
-        return obtain(Place(cache=default_cache()))
-    except CliError as error:
+        return pulumi_cli.ensure(pulumi_cli.Source())
+    except pulumi_cli.CliError as error:
         pytest.skip(f"the Pulumi CLI cannot be had here: {error}")
 
 

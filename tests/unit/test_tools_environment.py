@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import venv
 from pathlib import Path
 
@@ -78,6 +79,19 @@ def test_what_the_tests_need_stays(clone: Path, installs: list[list[str]]) -> No
     environment.ensure(clone)
     with_tests = [*environment.PROGRAM_LOCKS, environment.TEST_LOCK]
     assert installs == [list(environment.PROGRAM_LOCKS), with_tests, with_tests]
+
+
+def test_another_python_hands_over_to_the_environments_own(
+    clone: Path, installs: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[list[str]] = []
+    monkeypatch.setattr(environment.os, "execv", lambda _program, command: calls.append(command))
+    environment.enter(clone, "tools.run", "up")
+    assert calls == [[str(clone / ".venv/bin/python"), "-m", "tools.run", "up"]]
+    assert len(installs) == 1
+    monkeypatch.setattr(sys, "prefix", str(clone / ".venv"))
+    environment.enter(clone, "tools.run", "up")
+    assert len(calls) == 1
 
 
 def test_an_installation_that_failed_is_repeated(

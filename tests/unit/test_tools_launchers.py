@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from pulumi.runtime.proto import language_pb2
 
-from tools import pulumi_cli as obtain
+from tools import pulumi_cli
 
 PROVIDER = """
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider
@@ -87,10 +87,10 @@ class Project:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    built = obtain.built(obtain.Place(cache=obtain.default_cache()))
+    built = pulumi_cli.built(pulumi_cli.Source())
     if not (built / "pulumi").is_file():
         pytest.skip("no self-built CLI here: the official one brings its own language host")
-    return Project(obtain.with_launchers(built), tmp_path)
+    return Project(pulumi_cli.with_launchers(built), tmp_path)
 
 
 def test_a_stack_with_a_dynamic_resource_from_up_to_destroy(project: Project) -> None:
@@ -174,7 +174,7 @@ def test_about_and_install_answer(project: Project) -> None:
 @pytest.mark.parametrize("length", [0, 1, 127, 128, 20_000])
 def test_spells_out_the_messages_that_it_does_not_import(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # the host's own way to end is not the tests'
-    host = runpy.run_path(str(obtain.LAUNCHERS / "language_host.py"), run_name="host")
+    host = runpy.run_path(str(pulumi_cli.LAUNCHERS / "language_host.py"), run_name="host")
     message = host["strings"]("x" * length, "3.11")
     assert language_pb2.AboutResponse.FromString(message) == language_pb2.AboutResponse(
         executable="x" * length, version="3.11"

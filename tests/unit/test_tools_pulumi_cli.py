@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from tools import pulumi_cli as obtain
-from tools.pulumi_cli import CliError, DownloadError, Place
+from tools import cache, pulumi_cli
+from tools.pulumi_cli import CliError, DownloadError, Source
 
-VERSION = obtain.version()
-ARCHIVE = f"pulumi-v{VERSION}-{obtain.machine()}.tar.gz"
+VERSION = pulumi_cli.version()
+ARCHIVE = f"pulumi-v{VERSION}-{cache.machine()}.tar.gz"
 CHECKSUMS = f"pulumi-{VERSION}-checksums.txt"
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
@@ -97,8 +97,8 @@ def server(releases: tuple[Releases, str]) -> Releases:
 
 
 @pytest.fixture
-def place(releases: tuple[Releases, str], tmp_path: Path) -> Place:
-    return Place(cache=tmp_path / "cache", releases=releases[1], connect_seconds=0.5)
+def source(releases: tuple[Releases, str], tmp_path: Path) -> Source:
+    return Source(cache=tmp_path / "cache", releases=releases[1], connect_seconds=0.5)
 
 
 @pytest.fixture
@@ -137,14 +137,14 @@ def left(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir() if file.name != "lock")
 
 
-def test_downloads_the_release_whose_checksum_is_published(server: Releases, place: Place, path: Path) -> None:
+def test_downloads_the_release_whose_checksum_is_published(server: Releases, source: Source, path: Path) -> None:
     server.publish(GOOD)
-    folder = obtain.obtain(place)
+    folder = pulumi_cli.ensure(source)
     assert sorted(file.name for file in folder.iterdir()) == ["pulumi", "pulumi-language-python"]
     assert os.access(folder / "pulumi", os.X_OK)
-    assert left(place.cache) == [folder.name]
+    assert left(source.cache) == [folder.name]
     server.asked.clear()
-    assert obtain.obtain(place) == folder
+    assert pulumi_cli.ensure(source) == folder
     assert server.asked == []
 
 
@@ -161,31 +161,31 @@ def test_downloads_the_release_whose_checksum_is_published(server: Releases, pla
     ids=["wrong sum", "unlisted", "no list", "no archive", "cut archive", "paths that lead out"],
 )
 def test_refuses_what_its_publisher_did_not_say(
-    server: Releases, place: Place, archive: bytes, checksums: bytes | None, reason: str
+    server: Releases, source: Source, archive: bytes, checksums: bytes | None, reason: str
 ) -> None:
     server.publish(archive, checksums)
-    place.cache.mkdir()
+    source.cache.mkdir()
     with pytest.raises(DownloadError, match=reason):
-        obtain.download(place, place.cache / "release")
-    assert left(place.cache) == []
+        pulumi_cli.download(source, source.cache / "release")
+    assert left(source.cache) == []
 
 
-def test_says_that_a_download_broke_off(server: Releases, place: Place) -> None:
+def test_says_that_a_download_broke_off(server: Releases, source: Source) -> None:
     server.publish(GOOD)
     server.answers[f"/v{VERSION}/{ARCHIVE}"] = body(GOOD[:100], len(GOOD))
-    place.cache.mkdir()
+    source.cache.mkdir()
     with pytest.raises(DownloadError, match=rf"broke off after 100 of {len(GOOD)} bytes"):
-        obtain.download(place, place.cache / "release")
-    assert left(place.cache) == []
+        pulumi_cli.download(source, source.cache / "release")
+    assert left(source.cache) == []
 
 
-def test_gives_up_soon_on_a_server_that_does_not_answer(server: Releases, place: Place) -> None:
+def test_gives_up_soon_on_a_server_that_does_not_answer(server: Releases, source: Source) -> None:
     release = threading.Event()
     server.answers[f"/v{VERSION}/{CHECKSUMS}"] = lambda _: release.wait(10) and None
     start = time.monotonic()
     try:
         with pytest.raises(DownloadError, match="timed out"):
-            obtain.download(place, place.cache / "release")
+            pulumi_cli.download(source, source.cache / "release")
     finally:
         release.set()
     assert time.monotonic() - start < 5
@@ -195,16 +195,16 @@ def test_gives_up_on_a_name_look_up_that_hangs() -> None:
     release = threading.Event()
     try:
         with pytest.raises(DownloadError, match="no answer"):
-            obtain.within(0.1, lambda: {"": str(release.wait(10))})
+            pulumi_cli.within(0.1, lambda: {"": str(release.wait(10))})
     finally:
         release.set()
 
 
 def test_builds_when_there_is_no_release_and_says_why(
-    place: Place, path: Path, capfd: pytest.CaptureFixture[str]
+    source: Source, path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     go = program(path / "go", GO)
-    folder = obtain.obtain(place)
+    folder = pulumi_cli.ensure(source)
     said = capfd.readouterr().err
     assert "404" in said or "Not Found" in said
     assert "building" in said
@@ -217,84 +217,84 @@ def test_builds_when_there_is_no_release_and_says_why(
         "with_parent.py",
     ]
     assert [words[:2] for words in calls(go)] == [["list", "-mod=readonly"], ["build", "-mod=readonly"]]
-    assert obtain.obtain(place) == folder
+    assert pulumi_cli.ensure(source) == folder
     assert len(calls(go)) == 2
 
 
 def test_a_refused_release_is_built_instead(
-    server: Releases, place: Place, path: Path, capfd: pytest.CaptureFixture[str]
+    server: Releases, source: Source, path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     server.publish(GOOD, sums(b"something else"))
     program(path / "go", GO)
-    assert (obtain.obtain(place) / "pulumi").read_text() == "built\n"
+    assert (pulumi_cli.ensure(source) / "pulumi").read_text() == "built\n"
     assert "refused; building" in capfd.readouterr().err
 
 
-def test_two_builds_at_once_are_one(place: Place, path: Path) -> None:
+def test_two_builds_at_once_are_one(source: Source, path: Path) -> None:
     go = program(path / "go", GO)
     with ThreadPoolExecutor(2) as pool:
-        folders = set(pool.map(lambda _: obtain.obtain(place), range(2)))
+        folders = set(pool.map(lambda _: pulumi_cli.ensure(source), range(2)))
     assert len(folders) == 1
     assert [words[0] for words in calls(go)] == ["list", "build"]
 
 
-def test_two_downloads_at_once_are_one(server: Releases, place: Place, path: Path) -> None:
+def test_two_downloads_at_once_are_one(server: Releases, source: Source, path: Path) -> None:
     server.publish(GOOD)
     with ThreadPoolExecutor(2) as pool:
-        folders = set(pool.map(lambda _: obtain.obtain(place), range(2)))
+        folders = set(pool.map(lambda _: pulumi_cli.ensure(source), range(2)))
     assert len(folders) == 1
     assert len(server.asked) == 2
 
 
-def test_a_build_that_fails_leaves_nothing_and_shows_what_go_said(place: Place, path: Path) -> None:
+def test_a_build_that_fails_leaves_nothing_and_shows_what_go_said(source: Source, path: Path) -> None:
     program(path / "go", 'case $1 in list) echo a ;; *) echo "m: checksum mismatch" >&2; exit 1 ;; esac')
     with pytest.raises(CliError, match="checksum mismatch"):
-        obtain.obtain(place)
-    assert left(place.cache) == []
+        pulumi_cli.ensure(source)
+    assert left(source.cache) == []
 
 
-def test_an_interrupted_build_does_not_disturb_the_next(place: Place, path: Path) -> None:
+def test_an_interrupted_build_does_not_disturb_the_next(source: Source, path: Path) -> None:
     program(path / "go", GO)
-    name = obtain.built(place).name
-    (place.cache / f".{name}.partial").mkdir(parents=True)
-    (place.cache / f".{name}.partial/pulumi").write_text("half")
-    assert (obtain.obtain(place) / "pulumi").read_text() == "built\n"
-    assert left(place.cache) == [name]
+    name = pulumi_cli.built(source).name
+    (source.cache / f".{name}.partial").mkdir(parents=True)
+    (source.cache / f".{name}.partial/pulumi").write_text("half")
+    assert (pulumi_cli.ensure(source) / "pulumi").read_text() == "built\n"
+    assert left(source.cache) == [name]
 
 
-def test_without_release_and_go_it_says_what_to_install(place: Place, path: Path) -> None:
+def test_without_release_and_go_it_says_what_to_install(source: Source, path: Path) -> None:
     with pytest.raises(CliError, match=r"(?s)Install either.*Go 1\.21"):
-        obtain.obtain(place)
+        pulumi_cli.ensure(source)
 
 
 def test_other_launchers_share_the_binary(
-    place: Place, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Source, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program(path / "go", GO)
-    first = obtain.obtain(place)
+    first = pulumi_cli.ensure(source)
     launchers = tmp_path / "launchers"
     launchers.mkdir()
-    for file in obtain.LAUNCHERS.iterdir():
+    for file in pulumi_cli.LAUNCHERS.iterdir():
         if file.is_file():
             (launchers / file.name).write_bytes(file.read_bytes() + b"\n")
-    monkeypatch.setattr(obtain, "LAUNCHERS", launchers)
-    second = obtain.obtain(place)
+    monkeypatch.setattr(pulumi_cli, "LAUNCHERS", launchers)
+    second = pulumi_cli.ensure(source)
     assert first != second
     assert (first / "pulumi").samefile(second / "pulumi")
 
 
-def test_takes_the_users_own_cli(place: Place, path: Path) -> None:
+def test_takes_the_users_own_cli(source: Source, path: Path) -> None:
     program(path / "pulumi", "echo v3.300.1-alpha.1")
     program(path / "pulumi-language-python", "")
-    assert obtain.obtain(place) == path
+    assert pulumi_cli.ensure(source) == path
 
 
-def test_takes_a_cli_that_is_linked_onto_path(place: Place, path: Path, tmp_path: Path) -> None:
+def test_takes_a_cli_that_is_linked_onto_path(source: Source, path: Path, tmp_path: Path) -> None:
     home = tmp_path / "opt"
     home.mkdir()
     program(home / "pulumi-language-python", "")
     (path / "pulumi").symlink_to(program(home / "pulumi", "echo v3.250.0"))
-    assert obtain.obtain(place) == path
+    assert pulumi_cli.ensure(source) == path
 
 
 @pytest.mark.parametrize(
@@ -312,13 +312,5 @@ def test_says_why_it_does_not_take_the_users_cli(
     program(path / "pulumi", script)
     if host:
         program(path / "pulumi-language-python", "")
-    assert obtain.on_path() is None
+    assert pulumi_cli.on_path() is None
     assert reason in capfd.readouterr().err
-
-
-def test_the_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert obtain.default_cache() == tmp_path / "model-endpoint"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert obtain.default_cache() == tmp_path / ".cache/model-endpoint"

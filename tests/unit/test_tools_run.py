@@ -80,6 +80,21 @@ def test_stack_local_on_another_target_asks(clone: Path, monkeypatch: pytest.Mon
     assert run.consent("local") == []
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["model-endpoint:target: local # here", '"model-endpoint:target": "local"', "{model-endpoint:target: local}"],
+)
+def test_the_config_file_is_read_as_yaml(clone: Path, line: str) -> None:
+    configure(clone, "dev", line)
+    assert run.is_local("dev")
+
+
+def test_a_config_file_that_is_not_yaml_is_named(clone: Path) -> None:
+    configure(clone, "dev", "model-endpoint:target: [")
+    with pytest.raises(run.UsageError, match=r"Pulumi\.dev\.yaml is not YAML"):
+        run.is_local("dev")
+
+
 @pytest.mark.usefixtures("clone")
 def test_the_curl_sends_the_models_own_example() -> None:
     call = run.curl(run.Pulumi("local", {}), "http://127.0.0.1:1")
@@ -93,6 +108,10 @@ def test_the_curl_of_another_model_or_example(clone: Path) -> None:
     assert run.example("dev") == """{"input": ["it's"]}"""
     configure(clone, "dev", """model-endpoint:example: '{"x": 1}'""")
     assert run.example("dev") == '{"x": 1}'
+    configure(clone, "dev", """model-endpoint:example: {"x": 1}""")
+    assert run.example("dev") == '{"x": 1}'
+    configure(clone, "dev", "model-endpoint:example: {secure: v1:c2VjcmV0}")
+    assert run.example("dev") == '{"input": [1, 2]}'
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tools import environment
-from tools.pulumi_cli import CliError, say
+from tools.console import say
+from tools.pulumi_cli import CliError
 
 ROOT = Path(__file__).resolve().parents[2]
 _NOT_OURS = frozenset({"PYTHON", "STACK", "YES"})

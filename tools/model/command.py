@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tools.console import say
 from tools.model.package import Package, package
 from tools.model.problem import ModelError
 from tools.model.settings import DESCRIPTIONS
-from tools.pulumi_cli import say
 
 
 def run(settings: Mapping[str, str]) -> int:

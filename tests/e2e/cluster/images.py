@@ -10,7 +10,7 @@ import tarfile
 import urllib.request
 from pathlib import Path
 
-from tools import pulumi_cli as obtain
+from tools.cache import machine
 
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -23,7 +23,7 @@ def push(registry: str, name: str, program: Path, user: int = 65534) -> str:
     layer = gzip.compress(tar, mtime=0)
     config = _json(
         {
-            "architecture": "arm64" if obtain.machine().endswith("arm64") else "amd64",
+            "architecture": "arm64" if machine().endswith("arm64") else "amd64",
             "os": "linux",
             "config": {"Entrypoint": [f"/{program.name}"], "User": str(user)},
             "rootfs": {"type": "layers", "diff_ids": [_digest(tar)]},

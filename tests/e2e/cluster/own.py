@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.e2e.cluster import add_ons, images, plan, slots
 from tests.e2e.cluster.api import Cluster, ClusterError
 from tests.e2e.cluster.programs import Programs, programs, unavailable
-from tools import pulumi_cli as obtain
+from tools.cache import default_cache
 
 _ROOT = Path(__file__).parents[3]
 _START_SECONDS = 120
@@ -117,7 +117,7 @@ def started(cache: Path | None, state: Path | None) -> Generator[OwnCluster]:
     reason = unavailable()
     if reason:
         raise ClusterError(reason)
-    found = programs(cache or obtain.default_cache())
+    found = programs(cache or default_cache())
     slot, holder = slots.claim((state or Path(tempfile.gettempdir())).resolve())
     with holder, ExitStack() as undo:
         undo.callback(slots.clear, slot)

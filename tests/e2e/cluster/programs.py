@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.e2e.cluster.api import ClusterError
-from tests.support import debian
-from tools import pulumi_cli as obtain
+from tools import debian
+from tools.cache import default_cache, digest, machine, once
+from tools.console import say
 
 _HERE = Path(__file__).parent
 _KUBE, _METRICS = _HERE / "kube", _HERE / "metrics"
@@ -64,7 +65,7 @@ def unavailable() -> str | None:
         return f"a cluster needs namespaces, mounts and cgroups: run as root, {instead}"
     if reason := debian.unavailable(_PACKAGES):
         return f"{reason}, which a cluster needs: install them, {instead}"
-    if not (shutil.which("go") or _kube_folder(obtain.default_cache()).is_dir()):
+    if not (shutil.which("go") or _kube_folder(default_cache()).is_dir()):
         return f"a cluster is built once from Go modules: install Go 1.24 or newer, {instead}"
     return None
 
@@ -73,7 +74,7 @@ def programs(cache: Path) -> Programs:
     """All programs, from the cache or put there now."""
     environment = {"HOME": "/root", "TMPDIR": "/run"} | debian.environment(_PACKAGES, cache)
     kube = _kube_folder(cache)
-    debian.once(kube, _build)
+    once(kube, _build)
     environment["PATH"] = os.pathsep.join([str(kube), environment["PATH"]])
     return Programs(kube=kube, environment=environment)
 
@@ -88,13 +89,13 @@ def version() -> str:
 
 def _kube_folder(cache: Path) -> Path:
     sources = sorted(file for module in (_KUBE, _METRICS) for file in module.rglob("*") if file.is_file())
-    return cache / f"kube-{version()}-{obtain.machine()}-{obtain.digest(sources)}"
+    return cache / f"kube-{version()}-{machine()}-{digest(sources)}"
 
 
 def _build(into: Path) -> None:
     if not shutil.which("go"):
         raise ClusterError("the cluster is built from Go modules: install Go 1.24 or newer from https://go.dev/dl/")
-    obtain.say(f"Cluster: building Kubernetes {version()} from its Go modules, some minutes the first time")
+    say(f"Cluster: building Kubernetes {version()} from its Go modules, some minutes the first time")
     _, major, minor, *_ = re.split(r"[v.]", version())
     variables = {"gitVersion": version(), "gitMajor": major, "gitMinor": minor}
     flags = " ".join(f"-X k8s.io/component-base/version.{name}={value}" for name, value in variables.items())

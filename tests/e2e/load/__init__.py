@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support import debian
-from tools import pulumi_cli as obtain
+from tools.cache import default_cache, digest, machine, once
 
 _HERE = Path(__file__).parent
 
@@ -97,8 +96,8 @@ def _end(process: subprocess.Popen[str]) -> dict[str, Any]:
 def _program() -> Path:
     """Built from its pinned module, once a user."""
     sources = [_HERE / name for name in ("go.mod", "go.sum", "main.go")]
-    folder = obtain.default_cache() / f"load-{obtain.machine()}-{obtain.digest(sources)}"
-    debian.once(folder, lambda partial: go_build(_HERE, partial / "load"))
+    folder = default_cache() / f"load-{machine()}-{digest(sources)}"
+    once(folder, lambda partial: go_build(_HERE, partial / "load"))
     return folder / "load"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import gzip
 import hashlib
 import json
@@ -12,8 +11,9 @@ from pathlib import Path
 
 from tests.e2e.providers.registry import Blob, push_image
 from tests.standins.cloud import CloudError
-from tests.support import debian
-from tools import pulumi_cli as obtain
+from tools import debian
+from tools.cache import default_cache, machine, once
+from tools.console import say
 
 SUITE = "bookworm"
 PACKAGES = ("ca-certificates", "python-is-python3", "python3", "python3-pip")
@@ -33,7 +33,7 @@ def base_image(registry: str) -> str:
     folder = _made()
     layer, diff_id = folder / "layer.tar.gz", (folder / "diff_id").read_text()
     config = {
-        "architecture": "arm64" if obtain.machine().endswith("arm64") else "amd64",
+        "architecture": "arm64" if machine().endswith("arm64") else "amd64",
         "os": "linux",
         "config": {"Env": ["PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8"], "Cmd": ["python3"]},
         "rootfs": {"type": "layers", "diff_ids": [diff_id]},
@@ -43,23 +43,14 @@ def base_image(registry: str) -> str:
 
 def _made() -> Path:
     """The folder with the image's layer, from the cache or made now."""
-    pins = json.dumps([SUITE, _OPTIONS, obtain.machine(), _FORMAT])
-    cache = obtain.default_cache()
-    cache.mkdir(parents=True, exist_ok=True)
-    folder = cache / f"base-{SUITE}-{hashlib.sha256(pins.encode()).hexdigest()[:12]}"
-    if not folder.is_dir():
-        with (cache / "base.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not folder.is_dir():
-                with obtain.appearing(folder) as partial:
-                    _make(partial)
-    return folder
+    pins = json.dumps([SUITE, _OPTIONS, machine(), _FORMAT])
+    return once(default_cache() / f"base-{SUITE}-{hashlib.sha256(pins.encode()).hexdigest()[:12]}", _make)
 
 
 def _make(folder: Path) -> None:
-    obtain.say("Base image: making Debian's Python, a minute the first time")
+    say("Base image: making Debian's Python, a minute the first time")
     tar = folder / "layer.tar"
-    tools = debian.environment({"mmdebstrap": "mmdebstrap"}, obtain.default_cache())
+    tools = debian.environment({"mmdebstrap": "mmdebstrap"})
     environment = {**os.environ, **tools, "SOURCE_DATE_EPOCH": "0"}
     command = ["mmdebstrap", *_OPTIONS, SUITE, str(tar)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

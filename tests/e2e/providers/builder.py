@@ -18,8 +18,7 @@ from pathlib import Path
 from tests.e2e.providers import client
 from tests.e2e.providers.docker import BUILD_FLAGS
 from tests.standins.cloud import CloudError
-from tests.support import debian
-from tools import pulumi_cli as obtain
+from tools import debian
 
 _PROGRAMS = {"dockerd": "docker.io", "containerd": "containerd", "runc": "runc", "setpriv": "util-linux"}
 """Program -> the Debian package that has it."""
@@ -80,7 +79,7 @@ def builder(
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     host = f"unix://{folder / 'docker.sock'}"
-    tools = debian.environment(_PROGRAMS, obtain.default_cache())
+    tools = debian.environment(_PROGRAMS)
     found = client.find(tools["PATH"])
     tools["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), tools["PATH"]])
     with (folder / "log").open("w") as log:

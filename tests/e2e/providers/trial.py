@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.e2e import providers
 from tests.standins.cloud import Cloud
-from tests.support.engine_project import Project, _environment
+from tests.support.engine_project import Project, isolated_environment
 
 _PROJECT = """\
 name: trial
@@ -65,8 +65,8 @@ class Trial(Project):
         (root / ".venv").symlink_to(Path(sys.prefix))
         providers.install(folder / "bin")
         (folder / "state").mkdir()
-        trial = cls(root, "trial", folder / "bin", folder / "state", Cloud(folder / "cloud"))
-        trial._environment = {**_environment(folder, cli), **environment}
+        environment = {**isolated_environment(folder, cli), **environment}
+        trial = cls(root, "trial", folder / "bin", folder / "state", Cloud(folder / "cloud"), environment)
         trial.describe({})
         trial.pulumi("stack", "init", "trial")
         return trial
@@ -81,7 +81,7 @@ class Trial(Project):
         return subprocess.Popen(
             command,
             cwd=self.root,
-            env=self._environment,
+            env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

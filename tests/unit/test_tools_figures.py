@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.report import Result, keep, table, write_section
+from tools.figures import Result, keep, table, write_section
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,14 @@ Nothing of the machine changes, and no service starts by itself.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from tools import pulumi_cli as obtain
+from tools.cache import default_cache, machine, once
+from tools.console import say
 
 
 class PackagesError(Exception):
@@ -26,12 +26,12 @@ _LIBRARIES = "usr/lib/*-linux-gnu*"
 """Where libraries are in an unpacked package; some, such as PulseAudio's, one folder further down."""
 
 
-def environment(packages: Mapping[str, str], cache: Path) -> dict[str, str]:
+def environment(packages: Mapping[str, str], cache: Path | None = None) -> dict[str, str]:
     """PATH, and LD_LIBRARY_PATH where needed, with which all programs are found; `packages`: program -> its package."""
     found = {"PATH": search_path()}
     lacking = missing(packages)
     if lacking:
-        unpacked = cache / f"debian-{obtain.machine()}-{'-'.join(lacking)}"
+        unpacked = (cache or default_cache()) / f"debian-{machine()}-{'-'.join(lacking)}"
         once(unpacked, lambda folder: _unpack(lacking, folder))
         found["PATH"] = os.pathsep.join([search_path(unpacked), found["PATH"]])
         files = [*unpacked.glob(f"{_LIBRARIES}/lib*.so*"), *unpacked.glob(f"{_LIBRARIES}/*/lib*.so*")]
@@ -61,21 +61,9 @@ def search_path(root: Path = Path("/")) -> str:
     return os.pathsep.join(str(root / folder) for folder in _FOLDERS)
 
 
-def once(target: Path, make: Callable[[Path], None]) -> None:
-    """Let `make` fill the folder, unless it is there; one process at a time, and all or nothing."""
-    if target.is_dir():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / "once.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not target.is_dir():
-            with obtain.appearing(target) as partial:
-                make(partial)
-
-
 def _unpack(packages: list[str], into: Path) -> None:
     """Fetch the packages, and what they need that the machine lacks, and unpack them."""
-    obtain.say(f"Fetching {', '.join(packages)} from Debian")
+    say(f"Fetching {', '.join(packages)} from Debian")
     archives = into / "archives"
     archives.mkdir()
     wanted = ["apt-get", "install", "--print-uris", "--quiet=2", "--no-install-recommends", *packages]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.report import Result, keep, machine, table
+from tools.figures import Result, keep, machine, table
 
 FIGURES: dict[str, tuple[str, str, float | None]] = {
     "first answer": ("`up` to first answer, cluster and image ready", "s", 10),
