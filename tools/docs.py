@@ -13,6 +13,7 @@ from typing import Any, cast
 from infra.config.keys import Key, catalog
 from infra.config.schema import Target
 from server import settings
+from tools import figures
 
 ROOT = Path(__file__).parents[1]
 USED_BY: dict[frozenset[Target], str] = {
@@ -32,15 +33,6 @@ class Section:
     page: str
     name: str
     make: Callable[[], str]
-
-    def applied(self, text: str) -> str:
-        """The page's text with this part made anew. Raises ValueError when its two comments are missing."""
-        begin, end = f"<!-- {self.name}: written by `make docs` -->\n", f"<!-- end of {self.name} -->\n"
-        before, found, rest = text.partition(begin)
-        _, closed, after = rest.partition(end)
-        if not (found and closed):
-            raise ValueError(f"{self.page} has no lines {begin.strip()} and {end.strip()}")
-        return f"{before}{begin}\n{self.make().strip()}\n\n{end}{after}"
 
 
 def config_keys() -> str:
@@ -72,17 +64,8 @@ def server_variables() -> str:
 def cluster_figures() -> str:
     """What the last whole `make e2e` measured."""
     kept: dict[str, Any] = json.loads((ROOT / "bench/results/cluster.json").read_text())
-    rows = [
-        (
-            each["name"],
-            f"{each['median']:.2f} {each['unit']}",
-            f"{min(each['runs']):.2f} to {max(each['runs']):.2f}",
-            str(len(each["runs"])),
-            "" if each["most"] is None else f"at most {each['most']:g} {each['unit']}",
-        )
-        for each in kept["results"]
-    ]
-    return f"On {kept['machine']}.\n\n{table(('figure', 'median', 'from, to', 'runs', 'target'), rows)}"
+    results = [figures.Result(each["name"], each["runs"], each["unit"], most=each["most"]) for each in kept["results"]]
+    return f"On {kept['machine']}.\n\n{figures.table(results)}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -108,7 +91,7 @@ def main(arguments: list[str]) -> int:
     for section in SECTIONS:
         page = ROOT / section.page
         old = page.read_text()
-        new = section.applied(old)
+        new = figures.with_section(old, section.name, section.make(), command="make docs")
         if arguments != ["--check"]:
             page.write_text(new)
         elif new != old:

@@ -78,9 +78,14 @@ def keep(file: Path, results: Iterable[Result], **more: Any) -> None:
 
 def write_section(page: Path, name: str, text: str) -> None:
     """Put the text between the page's markers for `name`; ValueError when it has none."""
-    begin, end = f"<!-- {name}: written by `make bench` -->\n", f"<!-- end of {name} -->\n"
-    before, found, rest = page.read_text().partition(begin)
+    page.write_text(with_section(page.read_text(), name, text, command="make bench"))
+
+
+def with_section(page: str, name: str, text: str, *, command: str) -> str:
+    """The page's text with `text` between its markers for `name`; ValueError when it has none."""
+    begin, end = f"<!-- {name}: written by `{command}` -->\n", f"<!-- end of {name} -->\n"
+    before, found, rest = page.partition(begin)
     _, closed, after = rest.partition(end)
     if not (found and closed):
-        raise ValueError(f"{page.name} has no lines {begin.strip()} and {end.strip()}")
-    page.write_text(f"{before}{begin}\n{text.strip()}\n\n{end}{after}")
+        raise ValueError(f"the page has no lines {begin.strip()} and {end.strip()}")
+    return f"{before}{begin}\n{text.strip()}\n\n{end}{after}"
