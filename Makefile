@@ -7,7 +7,7 @@ export STACK
 run := @tools/python -m tools.run
 
 .DEFAULT_GOAL := help
-.PHONY: help up preview output down model env test check e2e bench docs lock
+.PHONY: help up preview output down model env test check e2e bench docs pictures lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):.* ## /\1\t/p' Makefile | tr -s '$$' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
@@ -40,11 +40,14 @@ check: ## lint, format and types
 e2e: ## run the tests on a real cluster
 	$(run) e2e
 
-bench: ## measure the README's figures
+bench: ## measure the figures in docs/benchmarks.md
 	$(run) bench
 
-docs: ## write the README's generated table
+docs: ## write the generated parts of docs/
 	$(run) docs
+
+pictures: ## take the pictures in docs/images anew
+	$(run) pictures
 
 lock: ## compile the lock files again from the .in files
 	$(run) locks

@@ -1,1 +1,1 @@
-"""Measurements behind the README's figures: `make bench`. Ratios are taken side by side in one run."""
+"""Measurements behind docs/benchmarks.md: `make bench`. Ratios are taken side by side in one run."""

@@ -1,4 +1,4 @@
-"""Runs the measurements, keeps them in bench/results/ and writes the README's sections from them.
+"""Runs the measurements, keeps them in bench/results/ and writes docs/benchmarks.md from them.
 
 `python -m bench [stack] [serving] [profile]`: what to measure, all by default. `--quick` and `--only fastapi,mosec` are
 for work on the serving benchmark: they measure less, and keep nothing.
@@ -19,16 +19,16 @@ from tools.figures import Result, keep, machine, table, write_section
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench/results"
-README = ROOT / "README.md"
+PAGE = ROOT / "docs/benchmarks.md"
 
 
 def measure_stack() -> bool:
     """What the program costs; whether all targets are met."""
     results = stack.measure()
-    text = f"Measured by [`bench/stack.py`](bench/stack.py) on {machine()}.\n\n{table(results)}"
+    text = f"Measured by [`bench/stack.py`](../bench/stack.py) on {machine()}.\n\n{table(results)}"
     print(text)
     keep(RESULTS / "stack.json", results)
-    write_section(README, "figures", text)
+    write_section(PAGE, "figures", text)
     return all(map(Result.met, results))
 
 
@@ -41,7 +41,7 @@ def measure_serving(plan: runs.Plan, *, kept: bool) -> bool:
     if kept:
         keep(RESULTS / "serving.json", results, **serving.details(measured))
         (RESULTS / "serving.svg").write_text(plot.svg(measured))
-        write_section(README, "serving", text)
+        write_section(PAGE, "serving", text)
     return all(map(Result.met, results)) and not measured.failures
 
 
@@ -51,7 +51,7 @@ def measure_profile() -> bool:
     text = profile.text(measured)
     print(text)
     keep(RESULTS / "profile.json", [], **profile.as_json(measured))
-    write_section(README, "profile", text)
+    write_section(PAGE, "profile", text)
     return True
 
 

@@ -44,7 +44,7 @@ class Result:
         }
 
     def row(self) -> str:
-        """A line of the README's table."""
+        """One row of a Markdown table."""
         bounds = [("at least", self.least), ("at most", self.most)]
         target = " and ".join(f"{word} {bound:g} {self.unit}" for word, bound in bounds if bound is not None)
         verdict = f"{target}: {'met' if self.met() else '**MISSED**'}" if target else ""
@@ -53,7 +53,7 @@ class Result:
 
 
 def table(results: Iterable[Result]) -> str:
-    """Figures with their targets, for the README and for a terminal."""
+    """Figures with their targets, for docs/benchmarks.md and for a terminal."""
     head = "| figure | median | from, to | runs | target |\n|---|---|---|---|---|\n"
     return head + "".join(result.row() for result in results)
 
@@ -76,11 +76,16 @@ def keep(file: Path, results: Iterable[Result], **more: Any) -> None:
     file.write_text(json.dumps(kept, indent=2) + "\n")
 
 
-def write_section(readme: Path, name: str, text: str) -> None:
-    """Put the text between the README's lines for `name`; an error when it has none."""
-    begin, end = f"<!-- {name}: written by `make bench` -->\n", f"<!-- end of {name} -->\n"
-    before, found, rest = readme.read_text().partition(begin)
+def write_section(page: Path, name: str, text: str) -> None:
+    """Put the text between the page's markers for `name`; ValueError when it has none."""
+    page.write_text(with_section(page.read_text(), name, text, command="make bench"))
+
+
+def with_section(page: str, name: str, text: str, *, command: str) -> str:
+    """The page's text with `text` between its markers for `name`; ValueError when it has none."""
+    begin, end = f"<!-- {name}: written by `{command}` -->\n", f"<!-- end of {name} -->\n"
+    before, found, rest = page.partition(begin)
     _, closed, after = rest.partition(end)
     if not (found and closed):
-        raise ValueError(f"{readme.name} has no lines {begin.strip()} and {end.strip()}")
-    readme.write_text(f"{before}{begin}\n{text.strip()}\n\n{end}{after}")
+        raise ValueError(f"the page has no lines {begin.strip()} and {end.strip()}")
+    return f"{before}{begin}\n{text.strip()}\n\n{end}{after}"

@@ -195,7 +195,7 @@ def check() -> int:
         in_environment("ruff", "check"),
         in_environment("ruff", "format", "--check"),
         in_environment("basedpyright"),
-        in_environment("python", "-m", "tools.config_table", "--check"),
+        in_environment("python", "-m", "tools.docs", "--check"),
     ]
     return max(results)
 
@@ -211,13 +211,18 @@ def e2e() -> int:
 
 
 def bench() -> int:
-    """Measure the README's figures and write them there."""
+    """Measure what docs/benchmarks.md shows and write it there."""
     return in_environment("python", "-m", "bench", cli=True)
 
 
 def docs() -> int:
-    """Write the README's generated table."""
-    return in_environment("python", "-m", "tools.config_table")
+    """Write the generated parts of docs/."""
+    return in_environment("python", "-m", "tools.docs")
+
+
+def pictures() -> int:
+    """Take the pictures in docs/images anew."""
+    return in_environment("python", "-m", "tests.browser.pictures")
 
 
 def locks() -> int:
@@ -240,7 +245,8 @@ def locks() -> int:
 
 
 COMMANDS: dict[str, Callable[[], int]] = {
-    command.__name__: command for command in (up, preview, output, down, env, check, test, e2e, bench, docs, locks)
+    command.__name__: command
+    for command in (up, preview, output, down, env, check, test, e2e, bench, docs, pictures, locks)
 }
 
 

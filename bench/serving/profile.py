@@ -98,7 +98,7 @@ def _hot(folder: Path, body: str, core: int) -> dict[str, Any]:
 
 
 def text(profile: Profile) -> str:
-    """The README's section."""
+    """The section of docs/benchmarks.md."""
     ours, constant = profile.ours, profile.constant
     allowed = constant.all / 0.75 - constant.all
     parts = ", ".join(f"{name} {own:.1f}" for name, own in profile.hot["parts"].items() if own >= 0.05)
@@ -107,7 +107,7 @@ def text(profile: Profile) -> str:
     return "\n".join(
         [
             f"Microseconds of the one server core a request, tiny model, {_CONNECTIONS} connections",
-            "([`bench/serving/profile.py`](bench/serving/profile.py)):",
+            "([`bench/serving/profile.py`](../bench/serving/profile.py)):",
             "",
             "| | kernel | outside | together |",
             "|---|---|---|---|",

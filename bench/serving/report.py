@@ -114,7 +114,7 @@ def results(measured: Measured) -> list[Result]:
 
 
 def text(measured: Measured, judged: Sequence[Result]) -> str:
-    """The README's section."""
+    """The section of docs/benchmarks.md."""
     cores = measured.cores
     apart = "two threads of one core" if cores.siblings else "each its own core"
     rounds = len(measured.rounds)
@@ -123,9 +123,9 @@ def text(measured: Measured, judged: Sequence[Result]) -> str:
         f"\n**{_TITLES[name]} did not run:**\n\n```\n{reason}\n```\n" for name, reason in measured.failures.items()
     )
     return (
-        f"Measured by [`bench/serving`](bench/serving) {where}.\n"
-        f"Versions, settings, every round: [`bench/results/serving.json`](bench/results/serving.json).\n\n"
-        f"![requests a second, rows a second, start and memory of each server](bench/results/serving.svg)\n\n"
+        f"Measured by [`bench/serving`](../bench/serving) {where}.\n"
+        f"Versions, settings, every round: [`bench/results/serving.json`](../bench/results/serving.json).\n\n"
+        f"![requests a second, rows a second, start and memory of each server](../bench/results/serving.svg)\n\n"
         f"{_servers(measured)}\n{table(judged)}{failures}"
     )
 

@@ -91,6 +91,10 @@ class Browser:
         """A PNG of what is seen, in base64."""
         return self._call("GET", "/screenshot")
 
+    def devtools(self, command: str, **parameters: Any) -> dict[str, Any]:
+        """The result of a command of the DevTools protocol."""
+        return self._call("POST", "/goog/cdp/execute", cmd=command, params=parameters)
+
     def _find(self, selector: str) -> str:
         return self._call("POST", "/element", using="css selector", value=selector)[_ELEMENT]
 

@@ -35,11 +35,11 @@ def test_figures_are_kept_with_the_machine(tmp_path: Path) -> None:
     assert kept["results"][0] | {"median": 2, "runs": [1, 3], "most": None, "least": None} == kept["results"][0]
 
 
-def test_only_the_named_section_of_the_readme_is_written(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
+def test_only_the_named_section_of_the_page_is_written(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
     begin, end = "<!-- b: written by `make bench` -->", "<!-- end of b -->"
-    readme.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
-    write_section(readme, "b", "new\n")
-    assert readme.read_text() == f"before\n{begin}\n\nnew\n\n{end}\nafter\n"
+    page.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
+    write_section(page, "b", "new\n")
+    assert page.read_text() == f"before\n{begin}\n\nnew\n\n{end}\nafter\n"
     with pytest.raises(ValueError, match="has no lines <!-- c"):
-        write_section(readme, "c", "new")
+        write_section(page, "c", "new")
