@@ -105,6 +105,11 @@ def broken_rule(name: str, value: object) -> str | None:
     return None
 
 
+def is_document(text: str) -> bool:
+    """Whether a value is a file's text rather than its path."""
+    return "\n" in text or text.lstrip().startswith("{")
+
+
 def _is_environment(values: Mapping[str, str]) -> bool:
     return not any(broken_rule(name, value) for name, value in values.items())
 

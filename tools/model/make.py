@@ -10,8 +10,8 @@ import os
 import sys
 from collections.abc import Mapping
 
-from tools.model.__main__ import main
 from tools.console import say
+from tools.model.__main__ import main
 
 _OTHERS = frozenset({"PYTHON", "STACK", "YES"})
 """The Makefile's other variables."""
