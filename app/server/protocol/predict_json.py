@@ -13,8 +13,9 @@ import msgspec
 import numpy as np
 
 from ..errors import Problem
+from ..model.inputs import Inputs, PlainRow
 from ..model.manifest import FLOATS, INTEGERS, Datatype, Input, Manifest, Output
-from ..model.tensors import DTYPES, Array, Inputs, PlainRow, Tensors
+from ..model.tensors import DTYPES, Array, Tensors
 from . import strict_json
 from .images import decode_picture
 
