@@ -20,7 +20,8 @@ import msgspec
 from . import log
 from .errors import Problem
 from .model.calibration import Calibration
-from .model.tensors import Inputs, Tensors
+from .model.inputs import Inputs
+from .model.tensors import Tensors
 
 _EWMA_WEIGHT = 0.2
 """Weight of the newest batch in the moving average of seconds per row."""

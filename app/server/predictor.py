@@ -10,9 +10,9 @@ from .batching import Batcher, BatchSlice, Job, Outcome
 from .errors import Problem, StartError
 from .http.messages import JSON, Request, Response, encode
 from .model.calibration import Calibration, calibrate
+from .model.inputs import Inputs, PlainRow, stack
 from .model.loaded_model import Model
 from .model.manifest import Manifest
-from .model.tensors import Inputs, PlainRow, stack
 from .protocol.open_inference import V2, InferRequest
 from .protocol.predict_json import MAX_TIMEOUT_MS, Decoder, Encoded, Encoder, ModelId, Rows
 from .telemetry.prediction_log import PredictionLog

@@ -17,8 +17,8 @@ from server.app import App
 from server.errors import Problem
 from server.http.messages import Request, Response
 from server.model.calibration import Calibration
+from server.model.inputs import PlainRow, stack
 from server.model.manifest import Input, Manifest, Output
-from server.model.tensors import PlainRow, stack
 from server.settings import read_settings
 from server.telemetry.metrics import Metrics
 

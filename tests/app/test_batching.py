@@ -13,7 +13,8 @@ from server import batching
 from server.batching import Batcher, BatchSlice, Job, Outcome, QueueLimits
 from server.errors import Problem
 from server.model.calibration import Calibration
-from server.model.tensors import Inputs, Tensors
+from server.model.inputs import Inputs
+from server.model.tensors import Tensors
 from tests.app.wire import seeded
 
 

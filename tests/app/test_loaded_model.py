@@ -12,10 +12,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from server.errors import Problem, StartError
+from server.model.inputs import PlainRow
 from server.model.loaded_model import Model, load_model
 from server.model.manifest import parse_manifest
 from server.model.onnx_file import has_external_data
-from server.model.tensors import DTYPES, Array, PlainRow, Tensors
+from server.model.tensors import DTYPES, Array, Tensors
 from server.predictor import warm_up
 from server.protocol.predict_json import Decoder, Encoder
 from tests.app.harness import IRIS, MODEL, SETOSA, constant, tensor, write_model

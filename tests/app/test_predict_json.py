@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from server.errors import Problem
+from server.model.inputs import PlainRow, stack
 from server.model.manifest import Batching, Input, Manifest, Output
-from server.model.tensors import DTYPES, PlainRow, Tensors, stack
+from server.model.tensors import DTYPES, Tensors
 from server.protocol.predict_json import Decoder, Encoder
 from tests.app.wire import seeded
 

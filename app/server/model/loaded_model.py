@@ -10,9 +10,10 @@ import numpy as np
 
 from ..errors import Problem
 from .hooks import Hooks, load_hooks
+from .inputs import Inputs, PlainRow, stack
 from .manifest import Manifest, read_manifest
 from .pixels import PixelReader
-from .tensors import Array, Inputs, PlainRow, Tensors, fits, stack
+from .tensors import Array, Tensors, fits
 
 MAX_RUN_ROWS = 1024
 

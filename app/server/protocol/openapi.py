@@ -10,8 +10,9 @@ import msgspec
 from msgspec import Meta
 
 from ..http.messages import ErrorBody, encode
+from ..model.inputs import PlainRow, stack
 from ..model.manifest import Manifest
-from ..model.tensors import Array, PlainRow, stack
+from ..model.tensors import Array
 from .open_inference import ModelMetadata, ProtocolError, ResponseBody, ServerMetadata
 from .openapi_types import answer_types, infer_type, request_types
 from .predict_json import MAX_TIMEOUT_MS, Decoder

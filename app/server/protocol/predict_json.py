@@ -14,8 +14,9 @@ import numpy as np
 
 from ..errors import Problem
 from ..model.datatypes import FLOATS, INTEGERS, Datatype
+from ..model.inputs import Inputs, PlainRow
 from ..model.manifest import Input, Manifest, Output
-from ..model.tensors import DTYPES, Array, Inputs, PlainRow, Tensors
+from ..model.tensors import DTYPES, Array, Tensors
 from . import strict_json
 from .images import decode_picture
 
