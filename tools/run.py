@@ -232,8 +232,8 @@ def locks() -> int:
     app = [
         ("app/requirements.lock", "app/pyproject.toml"),
         ("requirements.lock", "requirements.in"),
-        ("app/requirements-otel.lock", "app/pyproject.toml", "--extra=otel", held, "--constraints=requirements.lock"),
-        ("app/requirements-torch.lock", "app/pyproject.toml", "--extra=torch", held),
+        ("app/requirements-otel.lock", "--group=app/pyproject.toml:otel", held, "--constraints=requirements.lock"),
+        ("app/requirements-torch.lock", "--group=app/pyproject.toml:torch", held),
     ]
     sources = ["tools/uv.in", *sorted(str(file.relative_to(ROOT)) for file in ROOT.glob("**/requirements*.in"))]
     others = [(f"{source.removesuffix('.in')}.lock", source) for source in sources if not source.startswith(".venv")]
