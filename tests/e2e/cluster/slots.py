@@ -47,7 +47,7 @@ class Slot:
 
     @property
     def host_ip(self) -> str:
-        """This machine, as the node sees it. 198.18.0.0/15 is set aside for tests between two machines (RFC 2544)."""
+        """The host, as the node sees it. 198.18.0.0/15 is set aside for tests between two machines (RFC 2544)."""
         return f"198.18.{self.number}.1"
 
     @property
