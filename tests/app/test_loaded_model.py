@@ -127,7 +127,7 @@ def predict_joined(model: Model, joined: Tensors) -> list[Any]:
 
 def test_plain_rows_and_tensors_are_joined_in_order(tmp_path: Path) -> None:
     model = load_model(write_model(tmp_path, IDENTITY, example=[1.0]))
-    parts = [[1.0], [2], {"x": np.float32([[3], [4]])}, [5], {"x": np.float32([[6]])}, [None]]
+    parts = [[1.0], [2], {"x": np.array([[3], [4]], np.float32)}, [5], {"x": np.array([[6]], np.float32)}, [None]]
     joined = model.join(parts)
     assert joined["x"].dtype == np.float32
     assert np.array_equal(joined["x"][:, 0], [1, 2, 3, 4, 5, 6, np.nan], equal_nan=True)
@@ -441,6 +441,8 @@ def test_weights_in_other_files_are_refused_wherever_they_hide(tmp_path: Path, g
 
 def test_weights_inside_the_file_are_not_mistaken_for_external_ones(tmp_path: Path) -> None:
     nodes = [helper.make_node("Add", ["x", "w"], ["y"])]
-    folder = write_model(tmp_path, nodes, example=[1.0], initializers=[constant("w", np.float32([13, 14]).sum())])
+    folder = write_model(
+        tmp_path, nodes, example=[1.0], initializers=[constant("w", np.array([13, 14], np.float32).sum())]
+    )
     assert not has_external_data((folder / "model.onnx").read_bytes())
     assert not has_external_data((MODEL / "model.onnx").read_bytes())
