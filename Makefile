@@ -34,7 +34,7 @@ env: ## print the shell lines for bare `pulumi` commands: eval "$$(make -s env)"
 test: ## run every test that needs no root and no cluster
 	$(run) test
 
-check: ## lint, format and types
+check: ## lint, format, types and import contracts
 	$(run) check
 
 e2e: ## run the tests on a real cluster

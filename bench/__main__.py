@@ -57,7 +57,7 @@ def measure_profile() -> bool:
 
 def main(arguments: list[str]) -> int:
     """Measure, print, keep; 1 when a target is missed or a server did not run."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Take the README's figures.")
     parser.add_argument("what", nargs="*", choices=["stack", "serving", "profile", []], help="all by default")
     parser.add_argument("--quick", action="store_true", help="serving: one short round")
     parser.add_argument("--only", metavar="NAME,...", help=f"serving: {OURS} and these")

@@ -143,7 +143,7 @@ def run(command: list[str], folder: Path, environment: Mapping[str, str]) -> str
     return done.stdout
 
 
-def timed(action: Callable[[], None]) -> float:
+def timed(action: Callable[[], object]) -> float:
     """Seconds."""
     started = time.perf_counter()
     action()

@@ -1,4 +1,6 @@
-"""The program's rooms. Imports run one way, from the top:
+"""The program, in rooms.
+
+Imports run one way, from the top:
 
     eks  kubernetes  local                      one target each: makes its components, returns what the rest needs of it
     network  cluster  registry  domain          components; none imports another

@@ -15,7 +15,7 @@ Resources = Mapping[str, Mapping[str, Any]]
 
 @cache
 def previous_resources() -> Resources:
-    """This stack's resources; none for a stack that is new or destroyed. The engine is asked once a run."""
+    """The stack's own resources; none for a stack that is new or destroyed. The engine is asked once a run."""
     # The engine is recording the stack itself at this moment, and a state in files cannot be read while it is written:
     # it says "failed to load checkpoint: EOF".
     if stack := pulumi.runtime.get_root_resource():

@@ -190,11 +190,12 @@ def in_environment(*command: str, cli: bool = False) -> int:
 
 
 def check() -> int:
-    """Lint, format and types; all of them run, whatever the first one finds."""
+    """Lint, format, types and import contracts; all of them run, whatever the first one finds."""
     results = [
         in_environment("ruff", "check"),
         in_environment("ruff", "format", "--check"),
         in_environment("basedpyright"),
+        in_environment("lint-imports", "--no-logo"),
         in_environment("python", "-m", "tools.docs", "--check"),
     ]
     return max(results)

@@ -185,7 +185,7 @@ def slow_model(folder: Path, steps: int, width: int = 1, **manifest: Any) -> Pat
         example=[1.0],
         initializers=[
             constant("steps", np.int64(steps)),
-            constant("one", np.float32([1.0])),
+            constant("one", np.array([1.0], np.float32)),
             constant("zeros", np.zeros(width, dtype=np.float32)),
         ],
         **manifest,

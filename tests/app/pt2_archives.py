@@ -18,7 +18,7 @@ import numpy as np
 
 JSON = dict[str, Any]
 ROWS = {"as_expr": {"expr_str": "Symbol('s0', positive=True, integer=True)", "hint": {"as_int": 2}}}
-WEIGHT = np.float32([[1, 2], [3, 4]])
+WEIGHT = np.array([[1, 2], [3, 4]], np.float32)
 LEAF: JSON = {"type": None, "context": None, "children_spec": []}
 
 

@@ -34,7 +34,7 @@ async def predict(client: Client, given: list[float], wanted: list[float], rng: 
 
 
 async def infer(client: Client, given: list[float], wanted: list[float], *, binary: bool) -> None:
-    data = np.float32(given).tobytes() if binary else b""
+    data = np.array(given, np.float32).tobytes() if binary else b""
     more = {"parameters": {"binary_data_size": len(data)}} if binary else {"data": given}
     request = {
         "id": f"{wanted[0]}",

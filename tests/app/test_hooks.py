@@ -45,7 +45,7 @@ def load(folder: Path, source: str, *outputs: m.Output) -> Hooks:
 
 
 def x(*rows: list[float]) -> Tensors:
-    return {"x": np.float32(rows or [[1, 2]])}
+    return {"x": np.array(rows or [[1, 2]], np.float32)}
 
 
 # --- loading

@@ -397,6 +397,8 @@ def test_weights_in_other_files_are_refused_wherever_they_hide(tmp_path: Path, g
 
 def test_weights_inside_the_file_are_not_mistaken_for_external_ones(tmp_path: Path) -> None:
     nodes = [helper.make_node("Add", ["x", "w"], ["y"])]
-    folder = write_model(tmp_path, nodes, example=[1.0], initializers=[constant("w", np.float32([13, 14]).sum())])
+    folder = write_model(
+        tmp_path, nodes, example=[1.0], initializers=[constant("w", np.array([13, 14], np.float32).sum())]
+    )
     assert not has_external_data((folder / "model.onnx").read_bytes())
     assert not has_external_data((MODEL / "model.onnx").read_bytes())

@@ -208,9 +208,9 @@ def test_a_model_without_rows_gets_one() -> None:
     v2 = one(shape=[2], batching="none")
     request = v2.decode(body(tensor([1, 2], [2])), None)
     assert (request.inputs["x"].tolist(), request.rows) == ([[1, 2]], 1)
-    content, length = binary(("x", "FP32", [2], np.float32([1, 2]).tobytes()))
+    content, length = binary(("x", "FP32", [2], np.array([1, 2], np.float32).tobytes()))
     assert v2.decode(content, length).inputs["x"].shape == (1, 2)
-    _, answer = v2.encode({"y": np.float32([[3, 4]])}, request)
+    _, answer = v2.encode({"y": np.array([[3, 4]], np.float32)}, request)
     assert json.loads(answer)["outputs"] == [{"name": "y", "datatype": "FP32", "shape": [2], "data": [3, 4]}]
     assert problem(v2, body(tensor([1, 2], [1, 2]))) == (422, "wrong_shape", "$.inputs[0].shape")
 
@@ -331,7 +331,7 @@ def test_strings_are_valid_unicode() -> None:
 
 # --- binary requests
 
-ROW = np.float32([1, 2]).tobytes()
+ROW = np.array([1, 2], np.float32).tobytes()
 
 
 def test_binary_numbers_are_not_copied() -> None:
@@ -383,12 +383,12 @@ BAD_BINARY: list[tuple[str, V2, tuple[bytes, str], tuple[int, str, str]]] = [
     ("absurd size", X2, binary(("x", "FP32", [1, 2], ROW), announced=2**62), (400, "malformed_binary", SIZE)),
     ("too small a size", X2, binary(("x", "FP32", [1, 2], ROW), announced=-4), (400, "malformed_binary", SIZE)),
     ("trailing bytes", X2, binary(("x", "FP32", [1, 2], ROW), tail=b"\0"), (400, "malformed_binary", "$")),
-    ("NaN", X2, binary(("x", "FP32", [1, 2], np.float32([1, np.nan]).tobytes())),
+    ("NaN", X2, binary(("x", "FP32", [1, 2], np.array([1, np.nan], np.float32).tobytes())),
      (422, "wrong_type", "$.inputs[0].data[1]")),
-    ("infinity", X2, binary(("x", "FP32", [1, 2], np.float32([-np.inf, 1]).tobytes())),
+    ("infinity", X2, binary(("x", "FP32", [1, 2], np.array([-np.inf, 1], np.float32).tobytes())),
      (422, "wrong_type", "$.inputs[0].data[0]")),
     ("infinity among missing", one("FP64", nullable=True),
-     binary(("x", "FP64", [1, 2], np.float64([np.nan, np.inf]).tobytes())),
+     binary(("x", "FP64", [1, 2], np.array([np.nan, np.inf], np.float64).tobytes())),
      (422, "wrong_type", "$.inputs[0].data[1]")),
     ("neither true nor false", one("BOOL"), binary(("x", "BOOL", [1, 2], b"\1\2")),
      (400, "malformed_binary", "$.inputs[0].data[1]")),
@@ -415,7 +415,7 @@ def test_what_is_wrong_in_binary(v2: V2, request_: tuple[bytes, str], expected: 
 
 
 def test_binary_nan_is_a_missing_value_where_there_may_be_one() -> None:
-    content, length = binary(("x", "FP32", [1, 2], np.float32([np.nan, 2]).tobytes()))
+    content, length = binary(("x", "FP32", [1, 2], np.array([np.nan, 2], np.float32).tobytes()))
     assert np.isnan(one(nullable=True).decode(content, length).inputs["x"]).tolist() == [[True, False]]
 
 
@@ -444,7 +444,7 @@ def split(headers: tuple[tuple[str, str], ...], content: bytes) -> tuple[dict[st
     return json.loads(content[:length]), content[length:]
 
 
-OUTPUTS = {"y": np.float32([[1, 2], [3, 4]]), "label": np.array(["p", "\u20ac"], object)}
+OUTPUTS = {"y": np.array([[1, 2], [3, 4]], np.float32), "label": np.array(["p", "\u20ac"], object)}
 
 
 def asked(**more: Any) -> InferRequest:
@@ -497,7 +497,7 @@ def test_only_the_wanted_outputs_are_answered() -> None:
 
 
 def test_json_has_no_number_for_what_is_not_finite() -> None:
-    outputs = OUTPUTS | {"y": np.float32([[1, 2], [np.inf, np.nan]])}
+    outputs = OUTPUTS | {"y": np.array([[1, 2], [np.inf, np.nan]], np.float32)}
     with pytest.raises(Problem, match="value 2 of the model's output 'y'") as error:
         TWO.encode(outputs, asked())
     assert (error.value.status, error.value.code) == (422, "non_finite_output")
@@ -506,7 +506,7 @@ def test_json_has_no_number_for_what_is_not_finite() -> None:
 
 
 def test_an_output_that_is_not_contiguous_is_sent_row_by_row() -> None:
-    turned = np.float32([[1, 3], [2, 4]]).T
+    turned = np.array([[1, 3], [2, 4]], np.float32).T
     for more in ({}, {"parameters": {"binary_data_output": True}}):
         described, data = split(*TWO.encode(OUTPUTS | {"y": turned}, asked(**more)))
         numbers = np.frombuffer(data, np.float32, 4).tolist() if data else described["outputs"][0]["data"]

@@ -64,7 +64,7 @@ def named_model(tmp_path: Path) -> Path:
             tensor("same", "INT64", [-1, 2]),
             tensor("class", "INT64", [-1], labels=["off", "on"]),
         ],
-        initializers=[constant("zero", np.float32([[0]]))],
+        initializers=[constant("zero", np.array([[0]], np.float32))],
         example={"inputs": {"text": "Grüße", "counts": [1, -2], "score": None, "flag": True}},
         name="a {model}",
         version="2/b",

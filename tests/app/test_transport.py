@@ -299,7 +299,7 @@ FUZZED = [
     + b'{"inputs": [{"name": "features", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]}\n',
     head("/v2/models/iris/infer", "inference-header-content-length: 107", length=119)
     + b'{"inputs":[{"name":"features","datatype":"FP32","shape":[1,3],"parameters":{"binary_data_size":12}}]      }'
-    + np.float32([1, 2, 3]).tobytes(),
+    + np.array([1, 2, 3], np.float32).tobytes(),
     head(method="GET"),
     head("/v2/health/ready?a=b", "connection: upgrade", "upgrade: h2c", method="GET"),
 ]
@@ -371,7 +371,7 @@ def test_an_input_that_the_model_rejects_is_no_fault_of_the_server(start_server:
         [helper.make_node("Gather", ["table", "x"], ["y"])],
         inputs=[tensor("x", "INT64", [-1, 1])],
         example=[0],
-        initializers=[constant("table", np.float32([1, 2]))],
+        initializers=[constant("table", np.array([1, 2], np.float32))],
     )
     server = start_server(MODEL_DIR=str(folder))
     response = server.post('{"input": [5]}')

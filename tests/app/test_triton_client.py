@@ -18,8 +18,8 @@ from tritonclient.utils import InferenceServerException
 from tests.app.conftest import StartServer
 from tests.app.harness import IRIS, SETOSA, Server, tensor, write_model
 
-X = np.float32([[0.1, 2], [3, 1e30]])
-N = np.int64([2**63 - 1, -(2**63)])
+X = np.array([[0.1, 2], [3, 1e30]], np.float32)
+N = np.array([2**63 - 1, -(2**63)], np.int64)
 TEXT = np.array(['say "text"', "\u20ac\n"], object)
 
 
@@ -108,7 +108,8 @@ def test_json_and_binary_in_one_request(client: triton.InferenceServerClient) ->
 def test_requests_at_the_same_time(server: Server) -> None:
     with triton.InferenceServerClient(server.url.removeprefix("http://"), concurrency=8) as client:
         running = [
-            client.async_infer("test", inputs(number % 2 == 0, n=np.int64([number, -number]))) for number in range(64)
+            client.async_infer("test", inputs(number % 2 == 0, n=np.array([number, -number], np.int64)))
+            for number in range(64)
         ]
         for number, request in enumerate(running):
             assert request.get_result().as_numpy("n_out").tolist() == [number, -number]
@@ -117,9 +118,9 @@ def test_requests_at_the_same_time(server: Server) -> None:
 @pytest.mark.parametrize(
     ("changed", "status", "message"),
     [
-        ({"x": np.float32([[1, 2, 3]] * 2)}, "422", "(at $.inputs[0].shape)"),
-        ({"x": np.float32([[1, 2], [3, np.nan]])}, "422", "(at $.inputs[0].data[3])"),
-        ({"n": np.int64([1])}, "422", "(at $.inputs[1].shape)"),
+        ({"x": np.array([[1, 2, 3]] * 2, np.float32)}, "422", "(at $.inputs[0].shape)"),
+        ({"x": np.array([[1, 2], [3, np.nan]], np.float32)}, "422", "(at $.inputs[0].data[3])"),
+        ({"n": np.array([1], np.int64)}, "422", "(at $.inputs[1].shape)"),
         ({"text": np.array([b"a", b"\xff"], object)}, "400", "(at $.inputs[2].data[1])"),
     ],
 )
@@ -146,7 +147,7 @@ def test_the_shipped_model(iris: Server) -> None:
     with triton.InferenceServerClient(iris.url.removeprefix("http://")) as client:
         described = client.get_model_metadata(IRIS["name"])
         row = triton.InferInput(described["inputs"][0]["name"], [1, 3], described["inputs"][0]["datatype"])
-        row.set_data_from_numpy(np.float32([SETOSA]))
+        row.set_data_from_numpy(np.array([SETOSA], np.float32))
         result = client.infer(IRIS["name"], [row])
     assert described["parameters"]["labels"]["species"][result.as_numpy("species")[0]] == "setosa"
     assert result.as_numpy("probabilities").shape == (1, 3)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from PIL import Image
 from sklearn.datasets import load_iris
@@ -74,7 +75,8 @@ def photograph_docs(chromium: driver.Browser) -> None:
 def _bodies() -> Iterator[str]:
     """Irises, measured by somebody whose ruler for sepals is off by a centimetre: one column that drifts."""
     chance = random.Random(7)  # noqa: S311  # no secret
-    rows = load_iris().data[:, [0, 2, 3]].tolist()
+    flowers: Any = load_iris()  # its stubs promise a tuple
+    rows = flowers.data[:, [0, 2, 3]].tolist()
     for _ in range(_PREDICTIONS):
         sepal, petal, width = chance.choice(rows)
         yield json.dumps({"input": [round(sepal + 1, 1), petal, width]})

@@ -432,7 +432,7 @@ def guarded_registry() -> Iterator[tuple[str, list[str]]]:
 
         do_HEAD = do_POST = do_GET  # noqa: N815  the library names them
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, *_: Any, **__: Any) -> None:
             """Nothing is printed."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Door) as door:

@@ -25,8 +25,11 @@ print(time.time() - float(open("/proc/uptime").read().split()[0]) + ticks / 100)
 
 
 class Timeline:
-    """Moments (as time.time()) by name, complete when the block ends: `begin TYPE` and `end TYPE` of resources by the
-    last part of their types, `created POD`, `running POD`, `ready POD`, and `answered`."""
+    """Moments (as time.time()) by name, complete when the block ends.
+
+    `begin TYPE` and `end TYPE` of resources by the last part of their types, `created POD`, `running POD`, `ready POD`,
+    and `answered`.
+    """
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
@@ -108,8 +111,11 @@ def started(stack: Stack, pod: str) -> float:
 
 
 def phases(moments: dict[str, float], built: float, container: float) -> dict[str, float]:
-    """Seconds of each phase of an `up` from nothing, in order. `built`: when the image was; `container`: when the first
-    pod's began. The cluster's objects are made while the image is built, so only the Deployment counts as applied."""
+    """Seconds of each phase of an `up` from nothing, in order.
+
+    `built`: when the image was; `container`: when the first pod's began. The cluster's objects are made while the image
+    is built, so only the Deployment counts as applied.
+    """
     pod = min(time for name, time in moments.items() if name.startswith("created "))
     borders = {
         "program": moments["begin Image"],

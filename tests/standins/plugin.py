@@ -89,7 +89,9 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
         except CloudError as error:
             context.abort(grpc.StatusCode.UNKNOWN, f"invoking {request.tok}: {error}")
             raise AssertionError from error
-        return provider_pb2.InvokeResponse(**{"return": wire.encode(answer)})
+        response = provider_pb2.InvokeResponse()
+        getattr(response, "return").CopyFrom(wire.encode(answer))  # a keyword, so no argument's name
+        return response
 
     # --- resources ---
 
@@ -206,8 +208,8 @@ def _diff(changed: list[str], old: Any, new: Any, replaces: list[str], *, first_
     detailed: dict[str, Any] = {}
     for path in changed:
         top = path.split(".")[0].split("[")[0]
-        kind = PD.ADD if top not in old else PD.DELETE if top not in new else PD.UPDATE
-        detailed[path] = PD(kind=kind + 1 if path in replaces else kind, inputDiff=True)
+        kind = "ADD" if top not in old else "DELETE" if top not in new else "UPDATE"
+        detailed[path] = PD(kind=PD.Kind.Value(f"{kind}_REPLACE" if path in replaces else kind), inputDiff=True)
     return provider_pb2.DiffResponse(
         changes=provider_pb2.DiffResponse.DIFF_SOME if changed else provider_pb2.DiffResponse.DIFF_NONE,
         replaces=replaces,

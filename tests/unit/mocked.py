@@ -177,14 +177,15 @@ def run(
     """
     sync_await._ensure_event_loop()  # whatever ran in this process before may have left none
     monitor = _Monitor(preview, {**CALLS, **(calls or {})}, outputs or {})
-    settings.SETTINGS.rpc_manager.clear()
-    settings.SETTINGS.outputs.clear()
+    process: Any = settings.SETTINGS  # the SDK sets these attributes and declares none
+    process.rpc_manager.clear()
+    process.outputs.clear()
     settings.set_root_resource(None)  # pyright: ignore[reportArgumentType]  # the SDK's own initial value
     log = _Log()
     mocks.set_mocks(
         _NoMocks(), project=PROJECT, stack=STACK, preview=preview, monitor=monitor, organization="organization"
     )
-    settings.SETTINGS.engine = log
+    process.engine = log
     results: list[T] = []
 
     def body() -> None:

@@ -76,7 +76,7 @@ def serve() -> Iterator[Serve]:
                 self.end_headers()
                 self.wfile.write(text.encode())
 
-            def log_message(self, *_: Any) -> None:
+            def log_message(self, *_: Any, **__: Any) -> None:
                 pass
 
         http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

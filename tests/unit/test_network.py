@@ -64,9 +64,9 @@ def test_a_region_with_two_zones_is_refused() -> None:
 @pytest.mark.parametrize("cidr", ["10.0.0.0/16", "192.168.16.0/20"])
 def test_subnet_plan_fits_without_overlap(cidr: str) -> None:
     plan = network.subnet_plan(cidr)
-    ranges = [ipaddress.ip_network(each) for each in (*plan.private, *plan.public)]
+    ranges = [ipaddress.IPv4Network(each) for each in (*plan.private, *plan.public)]
     assert len(plan.private) == len(plan.public) == 3
-    assert all(each.subnet_of(ipaddress.ip_network(cidr)) for each in ranges)
+    assert all(each.subnet_of(ipaddress.IPv4Network(cidr)) for each in ranges)
     assert not any(a.overlaps(b) for a in ranges for b in ranges if a is not b)
 
 

@@ -79,7 +79,7 @@ def releases() -> Iterator[tuple[Releases, str]]:
             state.asked.append(self.path)
             state.answers.get(self.path, lambda handler: handler.send_error(404))(self)
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, *_: object, **__: object) -> None:
             """The test's output stays clean."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -181,7 +181,11 @@ def test_says_that_a_download_broke_off(server: Releases, source: Source) -> Non
 
 def test_gives_up_soon_on_a_server_that_does_not_answer(server: Releases, source: Source) -> None:
     release = threading.Event()
-    server.answers[f"/v{VERSION}/{CHECKSUMS}"] = lambda _: release.wait(10) and None
+
+    def wait(_: BaseHTTPRequestHandler) -> None:
+        release.wait(10)
+
+    server.answers[f"/v{VERSION}/{CHECKSUMS}"] = wait
     start = time.monotonic()
     try:
         with pytest.raises(DownloadError, match="timed out"):

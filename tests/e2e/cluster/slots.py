@@ -47,7 +47,7 @@ class Slot:
 
     @property
     def host_ip(self) -> str:
-        """This machine's address for the node, of the range for tests between two machines [RFC 2544]."""
+        """The host's address for the node, of the range for tests between two machines [RFC 2544]."""
         return f"198.18.{self.number}.1"
 
     @property

@@ -65,8 +65,10 @@ class Traffic:
 
 @contextmanager
 def traffic(url: str, body: str, *, kept: int = 40, fresh: int = 20, seconds: int = 300) -> Iterator[Traffic]:
-    """Send `body` to `url` for the block, at most for `seconds`: so many requests a second on `kept` and on `fresh`
-    connections."""
+    """Send `body` to `url` for the block, at most for `seconds`.
+
+    `kept` and `fresh`: requests a second on connections that are kept, and on a new one each.
+    """
     program = _program()
     # Not of prime importance on two cores: a late request is sent late, and still has to be answered.
     base = [str(program), f"-url={url}", f"-body={body}", f"-duration={seconds}s"]

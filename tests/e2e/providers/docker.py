@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 
 from tests.e2e.providers import client
-from tests.e2e.providers.plugin import Asked
 from tests.standins import wire
+from tests.standins.behaviour import Request
 from tests.standins.cloud import CloudError, Thing
 from tests.standins.docker import Docker as Standin
 
@@ -29,7 +29,7 @@ _LAST_LINES = 20
 class Docker(Standin):
     """Checks and compares as the stand-in does; acts on the daemon of DOCKER_HOST."""
 
-    def preview(self, asked: Asked) -> Thing:
+    def preview(self, asked: Request) -> Thing:
         build = wire.peel(asked.inputs.get("build", {}))
         if asked.values.get("buildOnPreview") is True:
             if wire.has_unknown(asked.values):
@@ -38,7 +38,7 @@ class Docker(Standin):
         unknown = dict.fromkeys(("baseImageName", "repoDigest", "registryServer"), wire.UNKNOWN)
         return Thing(type=asked.type, id=asked.id, outputs={**unknown, **asked.inputs, "build": build})
 
-    def create(self, asked: Asked) -> Thing:
+    def create(self, asked: Request) -> Thing:
         values = asked.values
         name: str = values["imageName"]
         repository, colon, tag = name.rpartition(":")
@@ -53,10 +53,10 @@ class Docker(Standin):
         }
         return Thing(type=asked.type, id=image, inputs=asked.inputs, outputs={**outputs, **asked.inputs})
 
-    def update(self, asked: Asked) -> Thing:
+    def update(self, asked: Request) -> Thing:
         return self.create(asked)
 
-    def delete(self, asked: Asked) -> Thing:
+    def delete(self, asked: Request) -> Thing:
         """As pulumi-docker does: the image stays in its registry."""
         return Thing(type=asked.type, id=asked.id)
 

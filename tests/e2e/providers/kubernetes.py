@@ -16,9 +16,8 @@ from tests.e2e.providers import live as living
 from tests.e2e.providers import waiting
 from tests.e2e.providers.api import Api, ApiError, Object, UnreachableError
 from tests.e2e.providers.kubeconfig import access
-from tests.e2e.providers.plugin import Asked
 from tests.standins import wire
-from tests.standins.behaviour import HalfDone
+from tests.standins.behaviour import HalfDone, Request
 from tests.standins.cloud import Cloud, CloudError, Thing
 from tests.standins.kubernetes import SECRET
 from tests.standins.kubernetes import Kubernetes as Standin
@@ -64,7 +63,7 @@ class Kubernetes(Standin):
 
     # --- operations ---
 
-    def preview(self, asked: Asked) -> Thing:
+    def preview(self, asked: Request) -> Thing:
         """What the API server would make of it; where it cannot say, the inputs."""
         only_inputs = Thing(type=asked.type, id=asked.id, outputs=asked.inputs)
         if wire.has_unknown(asked.values):
@@ -78,7 +77,7 @@ class Kubernetes(Standin):
                 return only_inputs
             raise
 
-    def _dry_run(self, asked: Asked) -> Object:
+    def _dry_run(self, asked: Request) -> Object:
         content, path = self._content(asked)
         try:
             return self._apply(asked, content, path, dry=True)
@@ -89,15 +88,15 @@ class Kubernetes(Standin):
         content["metadata"]["name"] += "-preview"
         return self._apply(asked, content, f"{path}-preview", dry=True)
 
-    def create(self, asked: Asked) -> Thing:
+    def create(self, asked: Request) -> Thing:
         content, path = self._content(asked)
         return self._wait(asked, path, self._apply(asked, content, path))
 
-    def update(self, asked: Asked) -> Thing:
+    def update(self, asked: Request) -> Thing:
         content, path = self._content(asked)
         return self._wait(asked, path, self._apply(asked, content, path))
 
-    def delete(self, asked: Asked) -> Thing:
+    def delete(self, asked: Request) -> Thing:
         path = self._path(asked, wire.plain(asked.olds))
         found = self._api.find(path) if path else None
         if path and found:
@@ -109,7 +108,7 @@ class Kubernetes(Standin):
             waiting.until_gone(self._api, path, found, self._limits(asked))
         return Thing(type=asked.type, id=asked.id)
 
-    def read(self, asked: Asked) -> Thing | None:
+    def read(self, asked: Request) -> Thing | None:
         path = self._path(asked, wire.plain(asked.inputs) or wire.plain(asked.olds))
         found = self._api.find(path) if path else None
         if found is None:
@@ -123,7 +122,7 @@ class Kubernetes(Standin):
 
     # --- how ---
 
-    def _content(self, asked: Asked) -> tuple[Object, str]:
+    def _content(self, asked: Request) -> tuple[Object, str]:
         """What is sent, and where to."""
         content = {key: value for key, value in asked.values.items() if not key.startswith("__")}
         if wire.has_unknown(content):
@@ -137,13 +136,13 @@ class Kubernetes(Standin):
             raise ApiError(404, status)
         return content, path
 
-    def _path(self, asked: Asked, content: Object) -> str | None:
+    def _path(self, asked: Request, content: Object) -> str | None:
         namespace, _, name = asked.id.rpartition("/")
         meta = content.get("metadata", {})
         namespace, name = namespace or meta.get("namespace"), name or meta["name"]
         return self._api.path(content["apiVersion"], content["kind"], namespace, name)
 
-    def _apply(self, asked: Asked, content: Object, path: str, *, dry: bool = False) -> Object:
+    def _apply(self, asked: Request, content: Object, path: str, *, dry: bool = False) -> Object:
         manager = _manager(asked)
         if asked.id:
             found = self._api.find(path)
@@ -156,7 +155,7 @@ class Kubernetes(Standin):
         force = forced or os.environ.get("PULUMI_K8S_ENABLE_PATCH_FORCE") == "true" or (dry and not asked.id)
         return self._api.apply(path, content, manager, force=force, dry=dry)
 
-    def _wait(self, asked: Asked, path: str, applied: Object) -> Thing:
+    def _wait(self, asked: Request, path: str, applied: Object) -> Thing:
         try:
             return self._thing_of(asked, waiting.until_ready(self._api, path, applied, self._limits(asked)))
         except waiting.NotReadyError as error:
@@ -165,10 +164,10 @@ class Kubernetes(Standin):
             raise HalfDone(self._thing_of(asked, applied), str(error)) from error
 
     @staticmethod
-    def _limits(asked: Asked) -> waiting.Limits:
+    def _limits(asked: Request) -> waiting.Limits:
         return waiting.Limits(asked.seconds, asked.stopped)
 
-    def _thing_of(self, asked: Asked, found: Object, inputs: Object | None = None) -> Thing:
+    def _thing_of(self, asked: Request, found: Object, inputs: Object | None = None) -> Thing:
         inputs = asked.inputs if inputs is None else inputs
         meta = {key: value for key, value in found["metadata"].items() if key != "managedFields"}
         outputs = living.marked({**found, "metadata": meta}, inputs)
@@ -181,7 +180,7 @@ class Kubernetes(Standin):
         return Thing(type=asked.type, id=asked.id or id_, inputs=inputs, outputs=outputs)
 
 
-def _manager(asked: Asked) -> str:
+def _manager(asked: Request) -> str:
     """The owner of our fields: kept with the object, so that a renamed resource stays the owner."""
     fresh = f"pulumi-kubernetes-{hashlib.sha256(asked.urn.encode()).hexdigest()[:8]}"
     return wire.plain(asked.olds).get(MANAGER) or fresh
@@ -204,9 +203,10 @@ def _ignore(content: Object, found: Object, path: str, manager: str) -> None:
 
 
 def _owns(fields: Object, path: str) -> bool:
+    inside: Object | None = fields
     for key in path.split("."):
-        fields = fields.get(f"f:{key}")
-        if fields is None:
+        inside = inside.get(f"f:{key}")
+        if inside is None:
             return False
     return True
 

@@ -9,7 +9,6 @@ import os
 import threading
 import time
 from concurrent import futures
-from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -20,18 +19,6 @@ from tests.standins import wire
 from tests.standins.behaviour import HalfDone, Request
 from tests.standins.cloud import CloudError
 from tests.standins.plugin import _OPTIONS, Plugin, _half_done, _type
-
-
-@dataclass(frozen=True)
-class Asked(Request):
-    """What the engine asks for, with what only a real part makes use of."""
-
-    seconds: float = 0
-    """How long it may take; 0: the resource says nothing about it."""
-    ignored: tuple[str, ...] = ()
-    """Paths of `ignore_changes`."""
-    stopped: threading.Event = field(default_factory=threading.Event)
-    """Set when the user has cancelled the operation."""
 
 
 class _Nothing:
@@ -90,8 +77,8 @@ class RealPlugin(Plugin):
 
     def _asked(
         self, request: Any, inputs: dict[str, Any], olds: dict[str, Any] | None = None, ignored: tuple[str, ...] = ()
-    ) -> Asked:
-        return Asked(
+    ) -> Request:
+        return Request(
             _type(request.urn),
             request.urn,
             inputs,

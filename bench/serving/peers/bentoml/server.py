@@ -1,3 +1,5 @@
+# The environment that this runs in has bentoml; the one that checks types has not.
+# pyright: reportAttributeAccessIssue=false, reportReturnType=false
 """BentoML: one worker and an `async def`, which spares the thread pool; it uses uvloop and httptools when installed.
 
 Its adaptive batching stays off, which is its default: with it the tiny model answers a tenth fewer requests here, and

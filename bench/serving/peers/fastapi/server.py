@@ -1,3 +1,5 @@
+# The environment that this runs in has fastapi; the one that checks types has not.
+# pyright: reportAttributeAccessIssue=false, reportMissingImports=false, reportIndexIssue=false
 """FastAPI with uvicorn, as its documentation has it: pydantic types in and out.
 
 `async def`: a plain `def` would hand every request to a thread pool and wait for it, which is slower on one core. The

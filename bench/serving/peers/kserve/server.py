@@ -1,3 +1,5 @@
+# The environment that this runs in has kserve; the one that checks types has not.
+# pyright: reportAttributeAccessIssue=false
 """KServe: a custom predictor with its v1 protocol, which is the shorter one.
 
 gRPC and the log line for each request are off. Batching is the business of a sidecar that it has for Kubernetes only.

@@ -1,3 +1,5 @@
+# The environment that this runs in has litserve; the one that checks types has not.
+# pyright: reportAttributeAccessIssue=false
 """LitServe: one API server and one inference worker, its batching on.
 
 `batch_timeout` 0.01 s answers half as many requests again as 0 does, which runs what waits at once. `fast_queue` is its

@@ -1,3 +1,5 @@
+# The environment that this runs in has mlserver; the one that checks types has not.
+# pyright: reportAttributeAccessIssue=false, reportMissingImports=false
 """MLServer: a custom runtime in the server's own process, without worker processes, as settings.json has it.
 
 Adaptive batching stays off, which is its default: with it the tiny model answers a tenth fewer requests here, a lone

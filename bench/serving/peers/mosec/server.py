@@ -1,3 +1,5 @@
+# The environment that this runs in has mosec; the one that checks types has not.
+# pyright: reportAttributeAccessIssue=false
 """mosec: its Rust HTTP server before one Python worker, its batching on.
 
 `max_wait_time` is the least it takes, 1 ms. As many rows a batch as the load has connections is its best: batches fill,

@@ -1,3 +1,5 @@
+# The environment that this runs in has ray; the one that checks types has not.
+# pyright: reportAttributeAccessIssue=false, reportMissingImports=false
 """Ray Serve: one replica, its batching on, with the settings that it calls throughput-optimized (see peers.py).
 
 `batch_wait_timeout_s` 0 runs what waits at once.
