@@ -177,7 +177,7 @@ def reasons(ran: Ran) -> str:
     return " ".join(ran.text.split())
 
 
-def wait_for(what: str, answer: Callable[[], T], seconds: float = 30, pause: float = 0.2) -> T:
+def wait_for(what: str, answer: Callable[[], T | None], seconds: float = 30, pause: float = 0.2) -> T:
     """The first answer that is true; failures of the cluster meanwhile do not count."""
     deadline = time.monotonic() + seconds
     while True:
