@@ -13,28 +13,18 @@ from infra import outputs
 from infra.load_balancer import LoadBalancer
 
 
-class Repository(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Repository:
     """Where the image is pushed to and pulled from."""
 
-    @property
-    def repository_url(self) -> pulumi.Output[str]:
-        """Without scheme or tag."""
-        ...
-
-    @property
-    def server(self) -> pulumi.Output[str]:
-        """Host name to log in to."""
-        ...
-
-    @property
-    def username(self) -> pulumi.Output[str] | None:
-        """None: the login that the machine has already."""
-        ...
-
-    @property
-    def password(self) -> pulumi.Output[str] | None:
-        """Secret."""
-        ...
+    repository_url: pulumi.Output[str]
+    """Without scheme or tag; empty with a prebuilt image, which needs no repository."""
+    server: pulumi.Output[str]
+    """Host name to log in to."""
+    username: pulumi.Output[str] | None
+    """None: the login that the machine has already."""
+    password: pulumi.Output[str] | None
+    """Secret; goes with `username`."""
 
 
 class HostName(Protocol):

@@ -75,9 +75,7 @@ class Domain(pulumi.ComponentResource):
             zone_id=self._zone_id,
             name=self.host,
             type="A",
-            aliases=[
-                aws.route53.RecordAliasArgs(name=hostname, zone_id=balancers.id, evaluate_target_health=True),
-            ],
+            aliases=[aws.route53.RecordAliasArgs(name=hostname, zone_id=balancers.id, evaluate_target_health=True)],
             opts=pulumi.ResourceOptions(parent=self),
         ).fqdn
 

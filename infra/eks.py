@@ -7,7 +7,7 @@ import pulumi_aws as aws
 
 from infra import naming
 from infra.cluster import Cluster, ClusterArgs
-from infra.cluster_platform import Platform
+from infra.cluster_platform import Platform, Repository
 from infra.config.schema import Settings
 from infra.domain import Domain, DomainArgs
 from infra.load_balancer import nlb
@@ -45,7 +45,12 @@ def eks_platform(settings: Settings) -> Platform:
     return Platform(
         kubeconfig=cluster.kubeconfig,
         workloads=pulumi.ResourceOptions(provider=cluster.provider, depends_on=[cluster]),
-        repository=registry,
+        repository=Repository(
+            repository_url=registry.repository_url,
+            server=registry.server,
+            username=registry.username,
+            password=registry.password,
+        ),
         pull_secret=None,  # the nodes' own role may pull
         load_balancer=nlb(
             health_path=settings.service.readiness_path,

@@ -75,7 +75,7 @@ class ModelImage(pulumi.ComponentResource):
         self.reference = (
             pulumi.Output.from_input(args.settings.image) if args.settings.image else self._build(f"{name}-build", args)
         )
-        self.digest = self.reference.apply(_digest)
+        self.digest = self.reference.apply(lambda reference: reference.partition("@")[2])
         self.register_outputs({"reference": self.reference, "digest": self.digest})
 
     def _build(self, name: str, args: ModelImageArgs) -> pulumi.Output[str]:
@@ -159,7 +159,3 @@ def _reference_of(values: list[str]) -> str:
         if pulumi.runtime.is_dry_run():  # built for a preview, never pushed: it has no digest there yet
             return outputs.NOT_KNOWN_YET
         raise
-
-
-def _digest(reference: str) -> str:
-    return reference.partition("@")[2]

@@ -6,12 +6,11 @@ import base64
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import pulumi
 import pulumi_kubernetes as k8s
 
-from infra.cluster_platform import Platform
+from infra.cluster_platform import Platform, Repository
 from infra.config.schema import ExistingSettings, Settings
 from infra.kubeconfig import Context, choose_context, load_kubeconfig
 from infra.load_balancer import plain
@@ -51,52 +50,38 @@ class ExistingCluster(pulumi.ComponentResource):
         self.register_outputs({"name": self.name, "kubeconfig": self.kubeconfig})
 
 
-@dataclass(frozen=True)
-class ExistingRegistry:
-    """The image repository and the login to it, as a Registry has them."""
-
-    repository_url: pulumi.Output[str]
-    """Empty with a prebuilt image, which needs no repository."""
-    server: pulumi.Output[str]
-    """Host name to log in to."""
-    username: pulumi.Output[str] | None
-    """None: push with the login that the machine has already."""
-    password: pulumi.Output[str] | None
-    """Secret; goes with `username`."""
-
-    @classmethod
-    def from_settings(cls, settings: ExistingSettings) -> ExistingRegistry:
-        """Take the repository that the config names."""
-        repository = settings.repository or ""
-        username, password = settings.registry_username, settings.registry_password
-        return cls(
-            repository_url=pulumi.Output.from_input(repository),
-            server=pulumi.Output.from_input(server_of(repository)),
-            username=pulumi.Output.from_input(username) if username else None,
-            password=password.output() if password else None,
-        )
-
-
 def existing_platform(settings: Settings) -> Platform:
     """Connect to the cluster and the repository of the config; nothing else is made. Raises KubeconfigError."""
     kubeconfig = load_kubeconfig(settings.existing.kubeconfig, os.environ)
     context = choose_context(kubeconfig, settings.existing.context)
     pin_stack("Cluster", context.server)
     cluster = ExistingCluster("cluster", context)
-    registry = ExistingRegistry.from_settings(settings.existing)
+    repository = existing_repository(settings.existing)
     pull_secret = None
-    if registry.username is not None and not settings.image.image:
-        login = pulumi.Output.all(registry.server, registry.username, registry.password)
+    if repository.username is not None and not settings.image.image:
+        login = pulumi.Output.all(repository.server, repository.username, repository.password)
         pull_secret = pulumi.Output.secret(login.apply(docker_config))
     return Platform(
         kubeconfig=cluster.kubeconfig,
         workloads=pulumi.ResourceOptions(provider=cluster.provider),
-        repository=registry,
+        repository=repository,
         pull_secret=pull_secret,
         load_balancer=plain(),
         domain=None,
         node_selector=cluster.node_selector,
         tolerations=cluster.tolerations,
+    )
+
+
+def existing_repository(settings: ExistingSettings) -> Repository:
+    """Take the repository that the config names, and the login to it."""
+    repository = settings.repository or ""
+    username, password = settings.registry_username, settings.registry_password
+    return Repository(
+        repository_url=pulumi.Output.from_input(repository),
+        server=pulumi.Output.from_input(server_of(repository)),
+        username=pulumi.Output.from_input(username) if username else None,
+        password=password.output() if password else None,
     )
 
 

@@ -36,10 +36,7 @@ def plain() -> LoadBalancer:
 
 
 def nlb(
-    *,
-    health_path: str,
-    certificate_arn: pulumi.Input[str] | None = None,
-    subnets: Sequence[str] = (),
+    *, health_path: str, certificate_arn: pulumi.Input[str] | None = None, subnets: Sequence[str] = ()
 ) -> LoadBalancer:
     """Ask EKS Auto Mode for an internet-facing NLB whose targets are the pods.
 
@@ -58,19 +55,11 @@ def nlb(
         "healthcheck-timeout": "5",
         "healthcheck-healthy-threshold": "2",
         "healthcheck-unhealthy-threshold": "2",
-        "target-group-attributes": ",".join(
-            (
-                f"deregistration_delay.timeout_seconds={NLB_DRAIN_SECONDS}",
-                "deregistration_delay.connection_termination.enabled=true",
-            )
-        ),
+        "target-group-attributes": f"deregistration_delay.timeout_seconds={NLB_DRAIN_SECONDS},"
+        "deregistration_delay.connection_termination.enabled=true",
     }
     if certificate_arn is not None:
-        annotations |= {
-            "ssl-cert": certificate_arn,
-            "ssl-ports": "443",
-            "ssl-negotiation-policy": _TLS_POLICY,
-        }
+        annotations |= {"ssl-cert": certificate_arn, "ssl-ports": "443", "ssl-negotiation-policy": _TLS_POLICY}
     if subnets:
         annotations["subnets"] = ",".join(subnets)
     return LoadBalancer(

@@ -25,10 +25,4 @@ def labels(release: str, *, stack: str, version: str = "") -> dict[str, str]:
 
 def tags(*, project: str, stack: str, owner: str, cost_center: str) -> dict[str, str]:
     """Tags of every AWS resource, so that a bill can be read by stack, owner and cost centre."""
-    return {
-        "project": project,
-        "stack": stack,
-        "owner": owner,
-        "cost-center": cost_center,
-        "managed-by": "pulumi",
-    }
+    return {"project": project, "stack": stack, "owner": owner, "cost-center": cost_center, "managed-by": "pulumi"}

@@ -199,10 +199,7 @@ class Network(pulumi.ComponentResource):
             opts=self._child,
         )
         policy = aws.iam.RolePolicy(
-            f"{name}-flow-logs-policy",
-            role=role.id,
-            policy=group.arn.apply(flow_logs_policy),
-            opts=self._child,
+            f"{name}-flow-logs-policy", role=role.id, policy=group.arn.apply(flow_logs_policy), opts=self._child
         )
         aws.ec2.FlowLog(
             f"{name}-flow-log",
@@ -243,36 +240,27 @@ def first_zones(names: Sequence[str]) -> list[str]:
 
 def flow_logs_trust(account: str) -> str:
     """Trust policy of the flow logs' role: the flow logs of this account may take it."""
-    return json.dumps(
+    return _policy(
         {
-            "Version": "2012-10-17",
-            "Statement": [
-                {
-                    "Effect": "Allow",
-                    "Principal": {"Service": "vpc-flow-logs.amazonaws.com"},
-                    "Action": "sts:AssumeRole",
-                    "Condition": {"StringEquals": {"aws:SourceAccount": account}},
-                }
-            ],
+            "Effect": "Allow",
+            "Principal": {"Service": "vpc-flow-logs.amazonaws.com"},
+            "Action": "sts:AssumeRole",
+            "Condition": {"StringEquals": {"aws:SourceAccount": account}},
         }
     )
 
 
 def flow_logs_policy(log_group_arn: str) -> str:
     """Permissions of the flow logs' role: it writes streams of its group, which exists already."""
-    return json.dumps(
-        {
-            "Version": "2012-10-17",
-            "Statement": [
-                {
-                    "Effect": "Allow",
-                    "Action": ["logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"],
-                    "Resource": f"{log_group_arn}:*",
-                },
-                {"Effect": "Allow", "Action": "logs:DescribeLogGroups", "Resource": "*"},
-            ],
-        }
+    streams = ["logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"]
+    return _policy(
+        {"Effect": "Allow", "Action": streams, "Resource": f"{log_group_arn}:*"},
+        {"Effect": "Allow", "Action": "logs:DescribeLogGroups", "Resource": "*"},
     )
+
+
+def _policy(*statements: Mapping[str, object]) -> str:
+    return json.dumps({"Version": "2012-10-17", "Statement": statements})
 
 
 def _ids(subnets: Sequence[aws.ec2.Subnet]) -> pulumi.Output[Sequence[str]]:

@@ -45,7 +45,8 @@ class Registry(pulumi.ComponentResource):
             description=f"Images of {prefix}",
             enable_key_rotation=True,
             deletion_window_in_days=30 if settings.protect else 7,
-            policy=aws.get_caller_identity_output(opts=invoke_opts).arn.apply(key_policy),
+            # ECR's use is granted by whoever makes the repository.
+            policy=aws.get_caller_identity_output(opts=invoke_opts).arn.apply(kms.key_policy),
             tags=tags,
             opts=guarded,
         )
@@ -72,11 +73,6 @@ class Registry(pulumi.ComponentResource):
         self.username = login.user_name
         self.password = pulumi.Output.secret(login.password)
         self.register_outputs({"repositoryUrl": self.repository_url})
-
-
-def key_policy(caller_arn: str) -> str:
-    """Render the key's policy: for whom IAM allows in this account; who makes the repository grants ECR its use."""
-    return kms.key_policy(caller_arn)
 
 
 def lifecycle_policy(keep_images: int) -> str:

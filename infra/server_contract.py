@@ -31,17 +31,7 @@ STOP_MARGIN_SECONDS = 10
 """What the kubelet gives on top before SIGKILL, so that only a server that hangs is killed."""
 
 SET_BY_PROGRAM = frozenset(
-    {
-        "API_KEY_FILE",
-        "DRAIN_SECONDS",
-        "GRACE_SECONDS",
-        "HOST",
-        "LISTEN_FD",
-        "MODEL_DIR",
-        "PATH",
-        "PORT",
-        "READY_FD",
-    }
+    {"API_KEY_FILE", "DRAIN_SECONDS", "GRACE_SECONDS", "HOST", "LISTEN_FD", "MODEL_DIR", "PATH", "PORT", "READY_FD"}
 )
 """The server's variables that no config may set, and PYTHON* with them: where it listens, what it serves, how it ends.
 

@@ -122,10 +122,22 @@ class ModelService(pulumi.ComponentResource):
         return namespace.metadata.apply(_name)
 
     def _network_policy(self) -> k8s.networking.v1.NetworkPolicy:
-        return k8s.networking.v1.NetworkPolicy(
+        """Let callers reach the serving port and nothing else, and the pods nothing at all.
+
+        Sources are not narrowed here: behind a load balancer they are its own or the nodes' addresses. The Service's
+        source ranges do that at the door.
+        """
+        v1 = k8s.networking.v1
+        port = v1.NetworkPolicyPortArgs(port=CONTAINER_PORT, protocol="TCP")
+        return v1.NetworkPolicy(
             f"{self._name}-network-policy",
             metadata=self._metadata,
-            spec=_network_policy(self._selector),
+            spec=v1.NetworkPolicySpecArgs(
+                pod_selector=k8s.meta.v1.LabelSelectorArgs(match_labels=self._selector),
+                policy_types=["Ingress", "Egress"],
+                ingress=[v1.NetworkPolicyIngressRuleArgs(ports=[port])],
+                egress=[],
+            ),
             opts=self._child,
         )
 
@@ -172,6 +184,8 @@ class ModelService(pulumi.ComponentResource):
     ) -> k8s.apps.v1.Deployment:
         args = self._args
         versioned = naming.labels(self._name, stack=args.stack, version=args.model_version)
+        # Outlasts a rollout that moves: Kubernetes gives up by itself after a time without progress.
+        timeout = f"{2 * args.settings.rollout_timeout_seconds + 60 * args.settings.max_replicas}s"
         return k8s.apps.v1.Deployment(
             f"{self._name}-deployment",
             metadata=k8s.meta.v1.ObjectMetaArgs(namespace=self.namespace, labels=versioned, annotations=_DECLARED),
@@ -195,15 +209,41 @@ class ModelService(pulumi.ComponentResource):
                 depends_on=[policy],  # no pod before its policy
                 # The autoscaler owns the number once the Deployment exists [pulumi-kubernetes#2491].
                 ignore_changes=["spec.replicas"],
-                custom_timeouts=_rollout_timeouts(args),
+                custom_timeouts=pulumi.CustomTimeouts(create=timeout, update=timeout, delete="10m"),
             ),
         )
 
     def _autoscaler(self) -> None:
-        k8s.autoscaling.v2.HorizontalPodAutoscaler(
+        v2, settings = k8s.autoscaling.v2, self._args.settings
+        target = v2.MetricTargetArgs(type="Utilization", average_utilization=settings.cpu_target_percent)
+        v2.HorizontalPodAutoscaler(
             f"{self._name}-autoscaler",
             metadata=self._metadata,
-            spec=_autoscaler(self._args.settings, self.deployment_name),
+            spec=v2.HorizontalPodAutoscalerSpecArgs(
+                scale_target_ref=v2.CrossVersionObjectReferenceArgs(
+                    api_version="apps/v1", kind="Deployment", name=self.deployment_name
+                ),
+                min_replicas=settings.replicas,
+                max_replicas=settings.max_replicas,
+                metrics=[
+                    v2.MetricSpecArgs(type="Resource", resource=v2.ResourceMetricSourceArgs(name="cpu", target=target))
+                ],
+                # Up at once, down slowly: a replica too many costs less than a refused request.
+                behavior=v2.HorizontalPodAutoscalerBehaviorArgs(
+                    scale_up=v2.HPAScalingRulesArgs(
+                        stabilization_window_seconds=0,
+                        select_policy="Max",
+                        policies=[
+                            v2.HPAScalingPolicyArgs(type="Percent", value=100, period_seconds=30),
+                            v2.HPAScalingPolicyArgs(type="Pods", value=4, period_seconds=30),
+                        ],
+                    ),
+                    scale_down=v2.HPAScalingRulesArgs(
+                        stabilization_window_seconds=300,
+                        policies=[v2.HPAScalingPolicyArgs(type="Percent", value=25, period_seconds=60)],
+                    ),
+                ),
+            ),
             opts=self._child,
         )
 
@@ -221,12 +261,28 @@ class ModelService(pulumi.ComponentResource):
         )
 
     def _service(self) -> k8s.core.v1.Service:
-        annotations = {**_DECLARED, **self._args.load_balancer.annotations}
-        return k8s.core.v1.Service(
+        args, balancer, v1 = self._args, self._args.load_balancer, k8s.core.v1
+        annotations = {**_DECLARED, **balancer.annotations}
+        scheme = "https" if args.https else "http"
+        # For the first pod, which the Service waits for, and for what clouds take to make a load balancer.
+        timeout = f"{args.settings.rollout_timeout_seconds + 300}s"
+        return v1.Service(
             f"{self._name}-service",
             metadata=k8s.meta.v1.ObjectMetaArgs(namespace=self.namespace, labels=self._labels, annotations=annotations),
-            spec=_service(self._args, self._selector, self.port),
-            opts=pulumi.ResourceOptions(parent=self, custom_timeouts=_balancer_timeouts(self._args)),
+            spec=v1.ServiceSpecArgs(
+                type="LoadBalancer",
+                load_balancer_class=balancer.load_balancer_class,
+                load_balancer_source_ranges=list(args.settings.source_ranges) or None,
+                allocate_load_balancer_node_ports=balancer.node_ports,
+                # Local would keep the caller's address, which nothing here reads, and lose requests on nodes without a
+                # pod.
+                external_traffic_policy="Cluster",
+                selector=self._selector,
+                ports=[v1.ServicePortArgs(name=scheme, port=self.port, target_port="http", protocol="TCP")],
+            ),
+            opts=pulumi.ResourceOptions(
+                parent=self, custom_timeouts=pulumi.CustomTimeouts(create=timeout, update=timeout, delete="15m")
+            ),
         )
 
     def _logs_command(self, namespace: str) -> str:
@@ -249,24 +305,6 @@ def _pod_security() -> dict[str, str]:
         **{f"{prefix}/{mode}": "restricted" for mode in modes},
         **{f"{prefix}/{mode}-version": POD_SECURITY_VERSION for mode in modes},
     }
-
-
-def _network_policy(selector: Mapping[str, str]) -> k8s.networking.v1.NetworkPolicySpecArgs:
-    """Let callers reach the serving port and nothing else, and the pods nothing at all.
-
-    Sources are not narrowed here: behind a load balancer they are its own or the nodes' addresses. The Service's source
-    ranges do that at the door.
-    """
-    return k8s.networking.v1.NetworkPolicySpecArgs(
-        pod_selector=k8s.meta.v1.LabelSelectorArgs(match_labels=selector),
-        policy_types=["Ingress", "Egress"],
-        ingress=[
-            k8s.networking.v1.NetworkPolicyIngressRuleArgs(
-                ports=[k8s.networking.v1.NetworkPolicyPortArgs(port=CONTAINER_PORT, protocol="TCP")]
-            )
-        ],
-        egress=[],
-    )
 
 
 def _pod(
@@ -301,11 +339,7 @@ def _pod(
             fs_group_change_policy="OnRootMismatch",
             seccomp_profile=k8s.core.v1.SeccompProfileArgs(type="RuntimeDefault"),
         ),
-        node_selector={
-            **args.node_selector,
-            "kubernetes.io/os": "linux",
-            "kubernetes.io/arch": args.architecture,
-        },
+        node_selector={**args.node_selector, "kubernetes.io/os": "linux", "kubernetes.io/arch": args.architecture},
         tolerations=list(args.tolerations),
         topology_spread_constraints=[
             _spread(key, selector) for key in ("topology.kubernetes.io/zone", "kubernetes.io/hostname")
@@ -395,71 +429,6 @@ def burst(cpu: str) -> str:
     """
     millicores = Decimal(cpu[:-1]) if cpu.endswith("m") else Decimal(cpu) * 1000
     return f"{max(int(2 * millicores), 1000)}m"
-
-
-def _autoscaler(
-    settings: ServiceSettings, deployment: pulumi.Output[str]
-) -> k8s.autoscaling.v2.HorizontalPodAutoscalerSpecArgs:
-    v2 = k8s.autoscaling.v2
-    return v2.HorizontalPodAutoscalerSpecArgs(
-        scale_target_ref=v2.CrossVersionObjectReferenceArgs(api_version="apps/v1", kind="Deployment", name=deployment),
-        min_replicas=settings.replicas,
-        max_replicas=settings.max_replicas,
-        metrics=[
-            v2.MetricSpecArgs(
-                type="Resource",
-                resource=v2.ResourceMetricSourceArgs(
-                    name="cpu",
-                    target=v2.MetricTargetArgs(type="Utilization", average_utilization=settings.cpu_target_percent),
-                ),
-            )
-        ],
-        # Up at once, down slowly: a replica too many costs less than a refused request.
-        behavior=v2.HorizontalPodAutoscalerBehaviorArgs(
-            scale_up=v2.HPAScalingRulesArgs(
-                stabilization_window_seconds=0,
-                select_policy="Max",
-                policies=[
-                    v2.HPAScalingPolicyArgs(type="Percent", value=100, period_seconds=30),
-                    v2.HPAScalingPolicyArgs(type="Pods", value=4, period_seconds=30),
-                ],
-            ),
-            scale_down=v2.HPAScalingRulesArgs(
-                stabilization_window_seconds=300,
-                policies=[v2.HPAScalingPolicyArgs(type="Percent", value=25, period_seconds=60)],
-            ),
-        ),
-    )
-
-
-def _service(args: ModelServiceArgs, selector: Mapping[str, str], port: int) -> k8s.core.v1.ServiceSpecArgs:
-    balancer = args.load_balancer
-    return k8s.core.v1.ServiceSpecArgs(
-        type="LoadBalancer",
-        load_balancer_class=balancer.load_balancer_class,
-        load_balancer_source_ranges=list(args.settings.source_ranges) or None,
-        allocate_load_balancer_node_ports=balancer.node_ports,
-        # Local would keep the caller's address, which nothing here reads, and lose requests on nodes without a pod.
-        external_traffic_policy="Cluster",
-        selector=selector,
-        ports=[
-            k8s.core.v1.ServicePortArgs(
-                name="https" if args.https else "http", port=port, target_port="http", protocol="TCP"
-            )
-        ],
-    )
-
-
-def _rollout_timeouts(args: ModelServiceArgs) -> pulumi.CustomTimeouts:
-    """Let Pulumi outlast a rollout that moves: Kubernetes gives up by itself after a time without progress."""
-    seconds = 2 * args.settings.rollout_timeout_seconds + 60 * args.settings.max_replicas
-    return pulumi.CustomTimeouts(create=f"{seconds}s", update=f"{seconds}s", delete="10m")
-
-
-def _balancer_timeouts(args: ModelServiceArgs) -> pulumi.CustomTimeouts:
-    """Allow for the first pod, which the Service waits for, and for what clouds take to make a load balancer."""
-    seconds = args.settings.rollout_timeout_seconds + 300
-    return pulumi.CustomTimeouts(create=f"{seconds}s", update=f"{seconds}s", delete="15m")
 
 
 def _name(metadata: k8s.meta.v1.outputs.ObjectMeta) -> str:

@@ -125,11 +125,7 @@ Count = Annotated[int, Rule("a whole number from 1 to 1000", "3", _between(1, 10
 Percent = Annotated[int, Rule("a percentage from 10 to 100", "70", _between(10, 100))]
 Name = Annotated[
     str,
-    Rule(
-        "a name of 1 to 256 letters, digits, spaces or . : / = + @ - _",
-        "ml-team",
-        _matches(r"[\w .:/=+@-]{1,256}"),
-    ),
+    Rule("a name of 1 to 256 letters, digits, spaces or . : / = + @ - _", "ml-team", _matches(r"[\w .:/=+@-]{1,256}")),
 ]
 HttpPath = Annotated[str, Rule("a path that starts with /", "/healthz", _matches(r"/[!-~]*"))]
 HostName = Annotated[
@@ -163,11 +159,7 @@ Retention = Annotated[
 ]
 Environment = Annotated[
     Mapping[str, str],
-    Rule(
-        "a map of names in capitals to strings, numbers, true or false",
-        '{"LOG_LEVEL": "debug"}',
-        _is_environment,
-    ),
+    Rule("a map of names in capitals to strings, numbers, true or false", '{"LOG_LEVEL": "debug"}', _is_environment),
 ]
 Architecture = Literal["amd64", "arm64"]
 
@@ -177,22 +169,19 @@ class Group:
 
     targets: ClassVar[frozenset[Target]]
 
+    def __init_subclass__(cls, targets: frozenset[Target]) -> None:
+        cls.targets = targets
+
 
 @dataclass(frozen=True, kw_only=True)
-class CommonSettings(Group):
-    """Keys of every target."""
-
-    targets = frozenset(get_args(Target))
-
+class CommonSettings(Group, targets=frozenset(get_args(Target))):
     target: Annotated[Target, Rule("local, kubernetes or eks", "local")]
     model: Annotated[str, Rule("a folder", "app/model")]
     example: Annotated[
-        str | None,
-        Rule("a JSON object, the body of a prediction", '{"input": [1, 2, 3]}', _is_json_object),
+        str | None, Rule("a JSON object, the body of a prediction", '{"input": [1, 2, 3]}', _is_json_object)
     ]
     api_key: Annotated[
-        Secret | None,
-        Rule("16 to 4096 printable characters without spaces", "<key>", _matches(r"[!-~]{16,4096}")),
+        Secret | None, Rule("16 to 4096 printable characters without spaces", "<key>", _matches(r"[!-~]{16,4096}"))
     ]
     environment: Environment
     """Variables for the server, text by name, sorted by name."""
@@ -200,11 +189,7 @@ class CommonSettings(Group):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalSettings(Group):
-    """The process of the `local` target."""
-
-    targets = frozenset({"local"})
-
+class LocalSettings(Group, targets=frozenset({"local"})):
     port: Annotated[
         int, Rule("0 or a port from 1024 to 65535", "8080", lambda port: port == 0 or 1024 <= port <= 65535)
     ]
@@ -212,11 +197,7 @@ class LocalSettings(Group):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExistingSettings(Group):
-    """The cluster and the image repository of the `kubernetes` target."""
-
-    targets = frozenset({"kubernetes"})
-
+class ExistingSettings(Group, targets=frozenset({"kubernetes"})):
     kubeconfig: Annotated[str | None, Rule("the path of a kubeconfig, or its text set with --secret", "~/.kube/config")]
     """None reads `$KUBECONFIG`, then `~/.kube/config`."""
     context: Annotated[str | None, Rule("the name of a context", "kind-kind")]
@@ -234,10 +215,8 @@ class ExistingSettings(Group):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageSettings(Group):
+class ImageSettings(Group, targets=CLUSTER_TARGETS):
     """What the image is built from, or a prebuilt one."""
-
-    targets = CLUSTER_TARGETS
 
     image: ImageDigest
     """A prebuilt image, so that nothing is built or pushed; None builds one."""
@@ -252,22 +231,11 @@ class ImageSettings(Group):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServiceSettings(Group):
-    """The workload on the cluster."""
-
-    targets = CLUSTER_TARGETS
-
+class ServiceSettings(Group, targets=CLUSTER_TARGETS):
     replicas: Count
     max_replicas: Count
     cpu_target_percent: Percent
-    cpu: Annotated[
-        str,
-        Rule(
-            "a CPU quantity above zero: millicores (500m) or cores (2, 0.5)",
-            "500m",
-            _is_cpu,
-        ),
-    ]
+    cpu: Annotated[str, Rule("a CPU quantity above zero: millicores (500m) or cores (2, 0.5)", "500m", _is_cpu)]
     memory: Annotated[str, Rule("a memory quantity in Mi or Gi", "512Mi", _matches(r"[1-9]\d*(Mi|Gi)"))]
     gpus: Annotated[int, Rule("a whole number from 0 to 8", "1", _between(0, 8))]
     service_port: Annotated[int, Rule("a port from 1 to 65535", "80", _between(1, 65535))]
@@ -278,20 +246,16 @@ class ServiceSettings(Group):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TagSettings(Group):
+class TagSettings(Group, targets=EKS_ONLY):
     """Tags on every AWS resource: who answers for it, who pays for it."""
-
-    targets = EKS_ONLY
 
     owner: Name
     cost_center: Name
 
 
 @dataclass(frozen=True, kw_only=True)
-class DomainSettings(Group):
+class DomainSettings(Group, targets=EKS_ONLY):
     """The endpoint's own host name, and the DNS zone that gets its records."""
-
-    targets = EKS_ONLY
 
     domain: HostName
     hosted_zone: HostName
@@ -299,10 +263,8 @@ class DomainSettings(Group):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkSettings(Group):
+class NetworkSettings(Group, targets=EKS_ONLY):
     """A new VPC, or the ids of an existing one."""
-
-    targets = EKS_ONLY
 
     vpc_cidr: Annotated[str, Rule("a private IPv4 CIDR from /16 to /20", "10.0.0.0/16", _is_vpc_cidr)]
     nat_per_zone: Flag
@@ -314,18 +276,14 @@ class NetworkSettings(Group):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClusterSettings(Group):
+class ClusterSettings(Group, targets=EKS_ONLY):
     """The EKS control plane and the model's nodes."""
-
-    targets = EKS_ONLY
 
     kubernetes_version: Annotated[str, Rule("a minor version such as 1.34", "1.34", _matches(r"1\.\d{2}"))]
     public_access_cidrs: Annotated[
         tuple[str, ...],
         Rule(
-            "a list of CIDRs of /8 or narrower, never the whole internet",
-            '["203.0.113.7/32"]',
-            _each(_is_narrow_cidr),
+            "a list of CIDRs of /8 or narrower, never the whole internet", '["203.0.113.7/32"]', _each(_is_narrow_cidr)
         ),
     ]
     admin_principal_arns: Annotated[
@@ -338,19 +296,14 @@ class ClusterSettings(Group):
     ]
     log_retention_days: Retention
     instance_families: Annotated[
-        tuple[str, ...],
-        Rule("a list of EC2 instance families", '["c7i"]', _each(_matches(r"[a-z][a-z0-9-]+"))),
+        tuple[str, ...], Rule("a list of EC2 instance families", '["c7i"]', _each(_matches(r"[a-z][a-z0-9-]+")))
     ]
     spot: Flag
     protect: Flag
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegistrySettings(Group):
-    """The ECR repository."""
-
-    targets = EKS_ONLY
-
+class RegistrySettings(Group, targets=EKS_ONLY):
     keep_images: Annotated[int, Rule("a whole number from 10 to 1000", "50", _between(10, 1000))]
     registry_force_delete: Flag
     protect: Flag

@@ -106,10 +106,7 @@ def runs(state: Path) -> list[Path]:
 @contextlib.contextmanager
 def _connected(run: Path) -> Generator[socket.socket]:
     # A socket's path is limited to about 100 bytes and a clone may lie deeper: a link in the temporary folder is short.
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection,
-    ):
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         link = Path(folder, "run")
         link.symlink_to(run.resolve())
         connection.settimeout(5)

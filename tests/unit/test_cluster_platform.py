@@ -7,9 +7,8 @@ from typing import Any
 import pulumi
 import pytest
 
-from infra.cluster_platform import Platform, endpoint_url
+from infra.cluster_platform import Platform, Repository, endpoint_url
 from infra.domain import Domain, DomainArgs
-from infra.kubernetes import ExistingRegistry
 from infra.load_balancer import plain
 from tests.unit import mocked
 
@@ -35,7 +34,7 @@ def platform(domain: Domain | None) -> Platform:
     return Platform(
         kubeconfig=text,
         workloads=pulumi.ResourceOptions(),
-        repository=ExistingRegistry(repository_url=text, server=text, username=None, password=None),
+        repository=Repository(repository_url=text, server=text, username=None, password=None),
         pull_secret=None,
         load_balancer=plain(),
         domain=domain,

@@ -13,7 +13,7 @@ import pytest
 
 from infra.config.schema import ExistingSettings, Secret
 from infra.kubeconfig import KubeconfigError, choose_context, load_kubeconfig
-from infra.kubernetes import ExistingCluster, ExistingRegistry, docker_config, server_of
+from infra.kubernetes import ExistingCluster, docker_config, existing_repository, server_of
 from tests.unit import mocked
 from tests.unit.kubeconfigs import both, kubeconfig, write
 
@@ -77,7 +77,7 @@ def test_registry_of_the_config() -> None:
     given = settings(
         repository="registry.example.com/team/model", registry_username="robot", registry_password=Secret("hush")
     )
-    run = mocked.run(lambda: ExistingRegistry.from_settings(given))
+    run = mocked.run(lambda: existing_repository(given))
     assert mocked.resolve(run.result.repository_url).value == "registry.example.com/team/model"
     assert mocked.resolve(run.result.server).value == "registry.example.com"
     assert mocked.resolve(run.result.username).value == "robot"
@@ -85,7 +85,7 @@ def test_registry_of_the_config() -> None:
 
 
 def test_registry_without_a_login() -> None:
-    run = mocked.run(lambda: ExistingRegistry.from_settings(settings(repository="localhost:5000/model")))
+    run = mocked.run(lambda: existing_repository(settings(repository="localhost:5000/model")))
     assert run.result.username is None
     assert run.result.password is None
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from infra import registry
+from infra import kms
 from infra.config.schema import RegistrySettings
 from infra.registry import Registry, RegistryArgs
 from tests.unit import mocked
@@ -92,5 +92,5 @@ def test_everything_that_takes_tags_is_tagged() -> None:
 
 
 def test_key_policy_keeps_the_partition() -> None:
-    policy = registry.key_policy("arn:aws-us-gov:sts::111122223333:assumed-role/ci/session")
+    policy = kms.key_policy("arn:aws-us-gov:sts::111122223333:assumed-role/ci/session")
     assert "arn:aws-us-gov:iam::111122223333:root" in policy
