@@ -27,7 +27,7 @@ _LIBRARIES = "usr/lib/*-linux-gnu*"
 
 
 def environment(packages: Mapping[str, str], cache: Path | None = None) -> dict[str, str]:
-    """PATH, and LD_LIBRARY_PATH where needed, with which all programs are found; `packages`: program -> its package."""
+    """Make the variables with which all programs of `packages` (program -> its package) are found and run."""
     found = {"PATH": search_path()}
     lacking = missing(packages)
     if lacking:
@@ -44,20 +44,20 @@ def environment(packages: Mapping[str, str], cache: Path | None = None) -> dict[
 
 
 def unavailable(packages: Mapping[str, str]) -> str | None:
-    """Why the programs cannot be had here; None when they can."""
+    """The reason why the programs cannot be had here; None when they can."""
     if missing(packages) and not shutil.which("apt-get"):
         return f"the programs of Debian's {', '.join(missing(packages))} are missing"
     return None
 
 
 def missing(packages: Mapping[str, str]) -> list[str]:
-    """The packages that the machine lacks."""
+    """List the packages that the machine lacks."""
     path = search_path()
     return sorted({package for program, package in packages.items() if not shutil.which(program, path=path)})
 
 
 def search_path(root: Path = Path("/")) -> str:
-    """PATH of a machine, or of packages unpacked in `root`."""
+    """Make the PATH of a machine, or of packages unpacked in `root`."""
     return os.pathsep.join(str(root / folder) for folder in _FOLDERS)
 
 

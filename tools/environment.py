@@ -25,7 +25,7 @@ class EnvironmentMissingError(Exception):
 
 
 def ensure(root: Path, *, tests: bool = False) -> Path:
-    """The folder of the environment's programs, with what the program needs installed, and what `tests` need on top.
+    """Install what the program needs, with `tests` what they need as well; the folder of the environment's programs.
 
     What has been installed for the tests stays: an environment that has it is kept up to date with it.
     """
@@ -35,7 +35,9 @@ def ensure(root: Path, *, tests: bool = False) -> Path:
         python = f"Python {sys.version_info.major}.{sys.version_info.minor}\n"
         installed = stamp.read_text() if stamp.is_file() else ""
         locks = [*PROGRAM_LOCKS, *([TEST_LOCK] if tests or TEST_LOCK in installed else [])]
-        wanted = python + "".join(f"{sha256(root / lock)}  {lock}\n" for lock in [UV_LOCK, *locks])
+        wanted = python + "".join(
+            f"{hashlib.sha256((root / lock).read_bytes()).hexdigest()}  {lock}\n" for lock in [UV_LOCK, *locks]
+        )
         if not (home / "bin/python").exists() or (installed and not installed.startswith(python)):
             create(home)
             installed = ""
@@ -47,7 +49,7 @@ def ensure(root: Path, *, tests: bool = False) -> Path:
 
 
 def enter(root: Path, module: str, *arguments: str) -> None:
-    """Go on in the environment's Python: if another one runs this, it runs the module with its arguments instead."""
+    """Go on in the environment's Python: another one is replaced by it, running the module with these arguments."""
     programs = ensure(root)
     if Path(sys.prefix).resolve() != programs.parent.resolve():
         python = str(programs / "python")
@@ -55,12 +57,12 @@ def enter(root: Path, module: str, *arguments: str) -> None:
 
 
 def separate(root: Path, *locks: str) -> Path:
-    """The programs' folder of an environment with what `locks` name and nothing else, in the user's cache.
+    """Make an environment in the user's cache with what `locks` name and nothing else; the folder of its programs.
 
     For what would not fit beside the program's own packages, or is too large to install unasked. The cache holds one
     environment for each content of the locks.
     """
-    uv = ensure(root, tests=False) / "uv"
+    uv = ensure(root) / "uv"
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     purpose = locks[-1].removesuffix(".lock").replace("/", "-")
     name = f"python{version}-{purpose}-{digest(root / lock for lock in locks)}"
@@ -77,7 +79,7 @@ def separate(root: Path, *locks: str) -> Path:
 
 
 def create(home: Path) -> None:
-    """An empty environment with pip, of the Python that runs this."""
+    """Make an empty environment with pip, of the Python that runs this."""
     say(f"Python: making the virtual environment .venv with Python {sys.version.split()[0]}")
     shutil.rmtree(home, ignore_errors=True)
     try:
@@ -91,7 +93,7 @@ def create(home: Path) -> None:
 
 
 def install(root: Path, locks: list[str]) -> None:
-    """Exactly what the lock files name, each file checked against its hashes."""
+    """Install exactly what the lock files name, each file checked against its hashes."""
     python = str(root / ".venv/bin/python")
     pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--require-hashes"]
     requirements = [f"--requirement={lock}" for lock in locks]
@@ -108,11 +110,6 @@ def install(root: Path, locks: list[str]) -> None:
 
 
 def run(root: Path, command: list[str]) -> None:
-    """Run a command that must succeed; it has said itself what went wrong."""
+    """Run a command that must succeed; one that fails says itself why."""
     if subprocess.run(command, cwd=root, stdout=sys.stderr, check=False).returncode:
         raise EnvironmentMissingError("the locked packages could not be installed; the reason stands above")
-
-
-def sha256(file: Path) -> str:
-    """The digest of a file's content."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -87,12 +87,12 @@ def download_or_build(source: Source) -> Path:
 
 
 def release(source: Source) -> Path:
-    """Where the official release is kept."""
+    """The folder that the official release is kept in."""
     return source.cache / f"pulumi-{version()}-{machine()}"
 
 
 def built(source: Source) -> Path:
-    """Where the CLI is kept that is built from exactly these modules."""
+    """The folder that the CLI is kept in that is built from exactly these modules."""
     return source.cache / f"{release(source).name}-{digest([MODULES / 'go.mod', MODULES / 'go.sum'])}"
 
 
@@ -149,10 +149,8 @@ def download(source: Source, target: Path) -> None:
     """
     base = f"{source.releases}/v{version()}"
     archive = f"pulumi-v{version()}-{machine()}.tar.gz"
-    sums = within(
-        source.connect_seconds,
-        lambda: checksums(f"{base}/pulumi-{version()}-checksums.txt", source.connect_seconds),
-    )
+    list_url = f"{base}/pulumi-{version()}-checksums.txt"
+    sums = within(source.connect_seconds, lambda: checksums(list_url, source.connect_seconds))
     expected = sums.get(archive)
     if not expected:
         raise DownloadError(f"the release has no {archive}")
@@ -167,15 +165,14 @@ def download(source: Source, target: Path) -> None:
 
 
 def checksums(url: str, seconds: float) -> dict[str, str]:
-    """Archive name -> sha256."""
+    """Read the publisher's list: archive name -> sha256."""
     with fetch(url, seconds) as answer:
-        lines = answer.read(1 << 20).decode(errors="replace").splitlines()
-    pairs = [line.split() for line in lines]
+        pairs = [line.split() for line in answer.read(1 << 20).decode(errors="replace").splitlines()]
     return {pair[1]: pair[0] for pair in pairs if len(pair) == 2}
 
 
 def within(seconds: float, work: Callable[[], dict[str, str]]) -> dict[str, str]:
-    """The result of `work`, or DownloadError after twice `seconds`: a name look-up that hangs knows no time-out."""
+    """Do `work`; DownloadError after twice `seconds`, because a name look-up that hangs knows no time-out."""
     result: Future[dict[str, str]] = Future()
 
     def run() -> None:
@@ -193,9 +190,9 @@ def within(seconds: float, work: Callable[[], dict[str, str]]) -> dict[str, str]
 
 @contextmanager
 def fetch(url: str, seconds: float) -> Generator[IO[bytes]]:
-    """The body of `url`; `seconds` bound the connection and every wait for more."""
+    """Open the body of `url`; `seconds` bound the connection and every wait for more."""
     try:
-        with urllib.request.urlopen(url, timeout=seconds) as answer:  # noqa: S310 the base URL is our own
+        with urllib.request.urlopen(url, timeout=seconds) as answer:  # noqa: S310  # the base URL is our own
             if url.startswith("https:") and not answer.url.startswith("https:"):
                 raise DownloadError(f"{url} leads to {answer.url}, which is not https")
             yield answer
@@ -205,7 +202,7 @@ def fetch(url: str, seconds: float) -> Generator[IO[bytes]]:
 
 
 def copy(source: IO[bytes], out: IO[bytes]) -> str:
-    """Copy with progress; the sha256 of what was copied."""
+    """Copy with progress; return the sha256 of what was copied."""
     length = int(getattr(source, "headers", {}).get("Content-Length") or 0)
     report = Progress("Pulumi")
     hashed = hashlib.sha256()
@@ -221,7 +218,7 @@ def copy(source: IO[bytes], out: IO[bytes]) -> str:
 
 
 def unpack(archive: Path, into: Path) -> None:
-    """The files of the archive's one folder, and nothing else that it may hold."""
+    """Extract the files of the archive's one folder, and nothing else that it may hold."""
     try:
         with tarfile.open(archive) as tar:
             for member in tar:
@@ -252,56 +249,45 @@ def build(target: Path) -> None:
     report = Progress("Pulumi")
     package = f"{PACKAGE}/cmd/pulumi"
     modules = sum("/go.mod " not in line for line in (MODULES / "go.sum").read_text().splitlines())
-    fetched = 0
-
-    def on_module(line: str) -> bool:
-        nonlocal fetched
-        fetched += line.startswith("go: downloading ")
-        report(f"fetching Go modules: {fetched} of at most {modules}")
-        return line.startswith("go: downloading ")
-
-    packages = len(run_go([go, "list", "-mod=readonly", "-deps", package], on_module))
-    done = 0
-
-    def on_package(line: str) -> bool:
-        nonlocal done
-        is_package = " " not in line
-        done += is_package
-        report(f"compiling: {done} of at most {packages} packages")
-        return is_package
-
+    packages = len(
+        run_go(
+            [go, "list", "-mod=readonly", "-deps", package],
+            lambda line: line.startswith("go: downloading "),
+            lambda fetched: report(f"fetching Go modules: {fetched} of at most {modules}"),
+        )
+    )
     with appearing(target) as partial:
         report(f"compiling {packages} packages, a few minutes the first time; kept in {target.parent}", now=True)
-        flags = f"-s -w -X {VERSION_VARIABLE}=v{version()}"
-        command = [
-            go,
-            "build",
-            "-mod=readonly",
-            "-trimpath",
-            "-v",
-            "-ldflags",
-            flags,
-            "-o",
-            str(partial / "pulumi"),
-            package,
-        ]
-        run_go(command, on_package)
+        flags = ["-mod=readonly", "-trimpath", "-v", "-ldflags", f"-s -w -X {VERSION_VARIABLE}=v{version()}"]
+        run_go(
+            [go, "build", *flags, "-o", str(partial / "pulumi"), package],
+            lambda line: " " not in line,
+            lambda compiled: report(f"compiling: {compiled} of at most {packages} packages"),
+        )
         report("built", now=True)
 
 
-def run_go(command: list[str], is_progress: Callable[[str], bool]) -> list[str]:
-    """Run Go in the folder of the pinned modules; its stdout's lines. Other words than progress explain a failure."""
+def run_go(command: list[str], is_step: Callable[[str], bool], report: Callable[[int], None]) -> list[str]:
+    """Run Go in the folder of the pinned modules; the lines of its stdout.
+
+    `is_step` tells the lines of stderr that are one step each, of which `report` gets the number; the others explain a
+    failure.
+    """
     # The user's own Go settings reach modules (GOPROXY and the like); those that would change the result do not count.
     settings = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
     with subprocess.Popen(
         command, cwd=MODULES, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
-        assert process.stdout  # noqa: S101 for the type checker: both are pipes
-        assert process.stderr  # noqa: S101
         lines: list[str] = []
         reader = threading.Thread(target=lambda: lines.extend(process.stdout or ()))
         reader.start()
-        trouble = [line for line in process.stderr if not is_progress(line.rstrip("\n"))]
+        steps, trouble = 0, list[str]()
+        for line in process.stderr or ():
+            if is_step(line.rstrip("\n")):
+                steps += 1
+            else:
+                trouble.append(line)
+            report(steps)
         reader.join()
     if process.returncode:
         raise CliError(f"Go could not build the Pulumi CLI:\n{''.join(trouble[-20:])}".rstrip())

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 EMBEDDED_STACK = "local"
 """The one stack that needs no config file."""
 PREFIX = "model-endpoint:"
-"""Of the project's keys in a stack's config file."""
+"""Begins the project's keys in a stack's config file."""
 END_TO_END_TESTS = ROOT / "tests/e2e"
 CLUSTER_FIGURES = ROOT / "bench/results/cluster.json"
 
@@ -73,7 +74,7 @@ def variables() -> dict[str, str]:
 
 
 def pulumi() -> Pulumi:
-    """The CLI on the stack that STACK names, with the program's environment in place."""
+    """Prepare the CLI for the stack that STACK names, with the program's environment in place."""
     stack = os.environ.get("STACK") or EMBEDDED_STACK
     known = sorted({EMBEDDED_STACK} | {file.name.split(".")[1] for file in ROOT.glob("Pulumi.*.yaml")})
     if stack.rpartition("/")[2] not in known:
@@ -86,7 +87,7 @@ def pulumi() -> Pulumi:
 
 
 def consent(stack: str) -> list[str]:
-    """Flags for a command that changes the stack: Pulumi shows the plan and asks, unless it is told not to.
+    """Choose the flags of a command that changes the stack: Pulumi shows the plan and asks, unless it is told not to.
 
     Target local creates nothing outside the clone, and is not asked about.
     """
@@ -118,7 +119,7 @@ def up() -> int:
 
 
 def curl(cli: Pulumi, endpoint: str) -> str:
-    """A call that works when it is pasted into a shell. A key is fetched by it, never shown in it."""
+    """Write a call that works when it is pasted into a shell; it fetches a key, and does not show it."""
     key = ""
     if "apiKey" in stack_config(cli.stack):
         ask = f"pulumi config get apiKey --stack {cli.stack}"
@@ -132,15 +133,11 @@ def example(stack: str) -> str:
     """The body of a prediction that the stack's model understands."""
     config = stack_config(stack)
     configured = config.get("example")
-    if configured and not is_secret(configured):
+    is_secret = isinstance(configured, dict) and "secure" in configured
+    if configured and not is_secret:
         return configured if isinstance(configured, str) else json.dumps(configured)
     model = json.loads((ROOT / (config.get("model") or "app/model") / "model.json").read_text())
     return json.dumps(model["example"])
-
-
-def is_secret(value: object) -> bool:
-    """Whether a value of a stack's config file is encrypted."""
-    return isinstance(value, dict) and "secure" in value
 
 
 def stack_config(stack: str) -> dict[str, Any]:
@@ -191,39 +188,21 @@ def in_environment(*command: str, cli: bool = False) -> int:
 
 def check() -> int:
     """Lint, format, types and import contracts; all of them run, whatever the first one finds."""
-    results = [
-        in_environment("ruff", "check"),
-        in_environment("ruff", "format", "--check"),
-        in_environment("basedpyright"),
-        in_environment("lint-imports", "--no-logo"),
-        in_environment("python", "-m", "tools.docs", "--check"),
-    ]
-    return max(results)
+    commands = (
+        *("ruff check", "ruff format --check", "basedpyright", "lint-imports --no-logo"),
+        "python -m tools.docs --check",
+    )
+    return max([in_environment(*command.split()) for command in commands])
 
 
 def test() -> int:
-    """Every test that needs no root and no cluster."""
+    """Run every test that needs no root and no cluster."""
     return in_environment("pytest", "--numprocesses=auto", "--dist=loadfile", f"--ignore={END_TO_END_TESTS}", cli=True)
 
 
 def e2e() -> int:
-    """The tests on a real cluster, one after the other; at the end what was skipped and the figures, which are kept."""
+    """Run the tests on a real cluster, one after the other; show what was skipped and the figures, which are kept."""
     return in_environment("pytest", str(END_TO_END_TESTS), f"--keep-figures={CLUSTER_FIGURES}", cli=True)
-
-
-def bench() -> int:
-    """Measure what docs/benchmarks.md shows and write it there."""
-    return in_environment("python", "-m", "bench", cli=True)
-
-
-def docs() -> int:
-    """Write the generated parts of docs/."""
-    return in_environment("python", "-m", "tools.docs")
-
-
-def pictures() -> int:
-    """Take the pictures in docs/images anew."""
-    return in_environment("python", "-m", "tests.browser.pictures")
 
 
 def locks() -> int:
@@ -246,8 +225,11 @@ def locks() -> int:
 
 
 COMMANDS: dict[str, Callable[[], int]] = {
-    command.__name__: command
-    for command in (up, preview, output, down, env, check, test, e2e, bench, docs, pictures, locks)
+    command.__name__: command for command in (up, preview, output, down, env, check, test, e2e, locks)
+} | {
+    "bench": partial(in_environment, "python", "-m", "bench", cli=True),
+    "docs": partial(in_environment, "python", "-m", "tools.docs"),
+    "pictures": partial(in_environment, "python", "-m", "tests.browser.pictures"),
 }
 
 

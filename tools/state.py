@@ -12,7 +12,7 @@ FOLDER = ".pulumi-state"
 
 
 def variables(root: Path, environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables to add to the user's `environment`; makes the clone's own state folder when there is no login."""
+    """Choose the variables to add to the user's; without a login the clone gets a state folder of its own."""
     if has_login(environment):
         return {}
     folder = root / FOLDER
@@ -29,7 +29,7 @@ def backend(root: Path) -> str:
 
 
 def has_login(environment: Mapping[str, str]) -> bool:
-    """Whether Pulumi already knows where the user keeps state."""
+    """Tell whether Pulumi already knows where the user keeps state."""
     if environment.get("PULUMI_BACKEND_URL") or environment.get("PULUMI_ACCESS_TOKEN"):
         return True
     home = environment.get("PULUMI_CREDENTIALS_PATH") or environment.get("PULUMI_HOME") or Path.home() / ".pulumi"
@@ -40,7 +40,7 @@ def has_login(environment: Mapping[str, str]) -> bool:
 
 
 def passphrase(folder: Path) -> Path:
-    """A file with a random passphrase, made once: without it no secret of the clone's stacks can be read again."""
+    """Make the file with a random passphrase, once: without it no secret of the clone's stacks can be read again."""
     file = folder / "passphrase"
     if not file.is_file():
         new = folder / f"passphrase.{os.getpid()}"

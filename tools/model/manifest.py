@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import struct
-import zlib
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +14,9 @@ from tools.model.errors import ModelError
 from tools.model.settings import Settings
 from tools.model.tensors import Array, Tensor, Tensors, row_count
 from tools.model.training_data import ANY_SIZE, Table
+
+_BLACK_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC"
+"""A PNG of one black pixel, in base64."""
 
 
 def describe(
@@ -87,7 +87,7 @@ def _input(settings: Settings, conversion: Conversion, tensor: Tensor) -> dict[s
 def _example(settings: Settings, inputs: list[Tensor], feed: Tensors, table: Table | None) -> dict[str, Any]:
     """Choose a row of the training data that lacks nothing, else zeros."""
     if settings.image is not None:
-        return {"input": _black_pixel()}
+        return {"input": _BLACK_PIXEL}
     rows = {tensor.name: _zeros(tensor) for tensor in inputs}
     if table:
         whole = [index for index in range(table.rows) if not any(_missing(array[index]) for array in feed.values())]
@@ -112,17 +112,6 @@ def _json(row: Any) -> Any:
     if array.dtype.kind == "f":
         return None if np.isnan(array) else float(str(array[()]))
     return array.item()
-
-
-def _black_pixel() -> str:
-    """Draw a PNG of one black pixel, in base64."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0)
-    picture = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0\0\0\0")) + chunk(b"IEND", b"")
-    return base64.b64encode(b"\x89PNG\r\n\x1a\n" + picture).decode()
 
 
 def _profile(

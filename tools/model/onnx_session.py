@@ -13,7 +13,7 @@ import onnxruntime  # pyright: ignore[reportMissingTypeStubs]  # it ships none
 from server.model.datatypes import ONNX_TYPES
 from tools.model.batching import run_in_batches
 from tools.model.conversion import Conversion
-from tools.model.errors import ModelError, one_line
+from tools.model.errors import ModelError, explained
 from tools.model.tensors import Array, Tensor, Tensors, row_count
 
 _DATATYPES: dict[str, str] = {onnx_type: datatype for datatype, onnx_type in ONNX_TYPES.items()}
@@ -27,10 +27,8 @@ class OnnxSession:
     def __init__(self, conversion: Conversion) -> None:
         options = _runtime.SessionOptions()
         options.log_severity_level = 4
-        try:
+        with explained("ONNX Runtime cannot load the model"):
             self._session = _runtime.InferenceSession(conversion.model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's own exceptions share no base class
-            raise ModelError(f"ONNX Runtime cannot load the model: {one_line(error)}") from None
         self._batching = conversion.batching
         self._names = [output.name for output in self._session.get_outputs()]
 
@@ -39,10 +37,8 @@ class OnnxSession:
         return run_in_batches(self._run, feed, row_count(feed), self._batching, _CHUNK_ROWS)
 
     def _run(self, feed: Tensors, rows: range) -> Tensors:
-        try:
+        with explained(f"the model fails on rows {rows.start + 1} to {rows.stop}"):
             outputs = self._session.run(self._names, {name: _native(array) for name, array in feed.items()})
-        except Exception as error:  # as above
-            raise ModelError(f"the model fails on rows {rows.start + 1} to {rows.stop}: {one_line(error)}") from None
         return {name: np.asarray(output) for name, output in zip(self._names, outputs, strict=True)}
 
     def outputs(self, answers: Tensors) -> list[Tensor]:

@@ -79,6 +79,7 @@ def parse(arguments: Sequence[str], here: Path) -> Settings:
         reader.mistakes.append("--target names columns of --data, but there is no --data")
     if reader.mistakes:
         raise ModelError(*reader.mistakes)
+    members["sha256"] = members["sha256"].lower()
     members["class_file"], members["class_name"] = members.pop("network")
     members["name"] = members["name"] or re.sub(r"[^\w.-]+", "-", members["source"].stem).strip("-.")
     members["folder"] = members["folder"] or (here / "models" / members["name"]).resolve()
@@ -133,12 +134,15 @@ def parser(here: Path) -> _Parser:
         return found
 
     add = made.option
+    name = _matching(r"[a-z0-9][\w.-]{0,99}", "letters, digits and . _ -, at most 100 of them")
+    digest = _matching("[0-9a-f]{64}", "64 hexadecimal digits, as sha256sum prints them")
+    arguments = partial(_json, kinds=(dict, list), rule='JSON: {"hidden": 16}, or a list of arguments without names')
     none: list[str] = []
     flag: dict[str, Any] = {"nargs": "?", "const": True, "default": False, "metavar": "yes"}
     add("MODEL", file, "the model file", dest="source", nargs="?", default="")
     add("--to", path, "the folder to write; default: models/<name>", dest="folder")
-    add("--name", _name, "the model's name; default: the file's, without its suffix")
-    add("--version", _name, "the model's version; default: 1", default="1")
+    add("--name", name, "the model's name; default: the file's, without its suffix")
+    add("--version", name, "the model's version; default: 1", default="1")
     add("--data", file, "training inputs, .csv with a header row or .npz: for profile, example and comparison")
     add("--features", _names, "the columns that the model takes, in its order: age,income", default=none)
     add("--target", _names, "columns of --data that are not inputs: species", default=none)
@@ -146,20 +150,20 @@ def parser(here: Path) -> _Parser:
     add("--outputs", _names, "the outputs' names, in the model's order", default=none)
     network = partial(_class, file)
     add("--class", network, "a PyTorch network's class: file.py:Class", dest="network", default=(None, ""))
-    add("--args", _arguments, "what --class is made with: '{\"hidden\": 16}'", dest="arguments", default={})
+    add("--args", arguments, "what --class is made with: '{\"hidden\": 16}'", dest="arguments", default={})
     add("--key", str, "where in a checkpoint the state dict is: model_state_dict", default="")
     shape = "what a row looks like: 3, 3x224x224, 'ids=INT64:16 mask=BOOL:16'; * is any size"
     add("--input", inputs, shape, dest="inputs", default=[])
-    add("--image", _object, "the input is a picture: '{}' or '{\"mean\": [...], \"std\": [...]}'")
+    add("--image", _json, "the input is a picture: '{}' or '{\"mean\": [...], \"std\": [...]}'")
     rows = "rows a run: dynamic (default), a number, or none where the model knows no rows"
     add("--batch", _batch, rows, dest="batching", default=Batching())
     add("--nullable", _yes, "values may be missing and become NaN", **flag)
     add("--example", _example, "the example request: '{\"input\": [1, 2, 3]}'; default: a row of --data, else zeros")
     add("--hooks", file, "a hooks.py with preprocess or postprocess, which then runs in the server")
-    add("--sha256", _digest, "the digest that the file must have", default="")
+    add("--sha256", digest, "the digest that the file must have", default="")
     trusted = "what may be loaded although it can run code: types of a .skops file, or torchscript"
     add("--trust", _names, trusted, default=none)
-    add("--keep", _keep, "pt2: serve the .pt2 file itself, in the image's torch variant", default="")
+    add("--keep", _matching("pt2", "pt2"), "pt2: serve the .pt2 file itself, in the image's torch variant", default="")
     tolerance = "how far the converted model may be from the original: abs + relative; default: 1e-4"
     add("--tolerance", _tolerance, tolerance, default=1e-4)
     add("--replace", _yes, "replace a folder that this command did not write", **flag)
@@ -198,10 +202,15 @@ def _class(file: Callable[[str], Path], text: str) -> tuple[Path, str]:
     return file(path), name
 
 
-def _name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", text, re.ASCII):
-        raise ValueError("must be letters, digits and . _ -, at most 100 of them")
-    return text
+def _matching(pattern: str, rule: str) -> Callable[[str], str]:
+    """Make a reader of texts that match the pattern, in small or capital letters; others break the rule."""
+
+    def read(text: str) -> str:
+        if not re.fullmatch(pattern, text, re.ASCII | re.IGNORECASE):
+            raise ValueError(f"must be {rule}")
+        return text
+
+    return read
 
 
 def _names(text: str) -> list[str]:
@@ -211,29 +220,18 @@ def _names(text: str) -> list[str]:
     return names
 
 
-def _json(text: str) -> Any:
+def _json(text: str, kinds: type | tuple[type, ...] = dict, rule: str = "a JSON object") -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"is not JSON: {error}") from None
-
-
-def _arguments(text: str) -> dict[str, Any] | list[Any]:
-    value = _json(text)
-    if not isinstance(value, (dict, list)):
-        raise ValueError('must be JSON: {"hidden": 16}, or a list of arguments without names')  # noqa: TRY004  # a ValueError is a mistake of the user's
-    return value  # pyright: ignore[reportUnknownVariableType]  # JSON
-
-
-def _object(text: str) -> dict[str, Any]:
-    value = _json(text)
-    if not isinstance(value, dict):
-        raise ValueError("must be a JSON object")  # noqa: TRY004  # a ValueError is a mistake of the user's
-    return value  # pyright: ignore[reportUnknownVariableType]  # JSON
+    if not isinstance(value, kinds):
+        raise ValueError(f"must be {rule}")  # noqa: TRY004  # a ValueError is a mistake of the user's
+    return value
 
 
 def _example(text: str) -> dict[str, Any]:
-    value = _object(text)
+    value: dict[str, Any] = _json(text)
     if len(value) != 1 or not value.keys() <= {"input", "inputs"}:
         raise ValueError('must be the body of a request: {"input": [1, 2, 3]} or {"inputs": {"age": 4}}')
     return value
@@ -251,18 +249,6 @@ def _yes(text: str) -> bool:
     if text.lower() in ("yes", "true", "1", "no", "false", "0"):
         return text.lower() in ("yes", "true", "1")
     raise ValueError("must be yes or no")
-
-
-def _digest(text: str) -> str:
-    if not re.fullmatch("[0-9a-f]{64}", text.lower()):
-        raise ValueError("must be 64 hexadecimal digits, as sha256sum prints them")
-    return text.lower()
-
-
-def _keep(text: str) -> str:
-    if text != "pt2":
-        raise ValueError("must be pt2")
-    return text
 
 
 def _tolerance(text: str) -> float:

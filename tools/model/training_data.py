@@ -35,6 +35,12 @@ class Table:
     all_rows: int
     """Rows in the file, of which `rows` were drawn."""
 
+    def check_columns(self, wanted: list[str]) -> None:
+        """Raise a ModelError when the model's features are not all there."""
+        missing = [name for name in wanted if name not in self.columns]
+        if missing:
+            raise ModelError(f"{self.file} lacks columns that the model was trained with: {', '.join(missing)}")
+
     def save(self, folder: Path) -> None:
         """Write it for the process that converts."""
         (folder / "data.json").write_text(json.dumps(vars(self) | {"columns": None}))
@@ -53,17 +59,12 @@ def read(path: Path, *, features: list[str], target: list[str]) -> Table:
     """Read the columns in `features`, or all but those in `target`; ModelError when that cannot be had."""
     is_csv = not zipfile.is_zipfile(path)
     columns = _read_csv(path) if is_csv else _read_npz(path)
-    if is_csv:
-        unknown = [name for name in (*features, *target) if name not in columns]
-        if unknown:
-            raise ModelError(f"{path.name} has no column {', '.join(unknown)}; it has {', '.join(columns)}")
-        chosen = features or [name for name in columns if name not in target]
-        columns = {name: columns[name] for name in chosen}
-    else:
-        unknown = [name for name in target if name not in columns]
-        if unknown:
-            raise ModelError(f"{path.name} has no array {', '.join(unknown)}; it has {', '.join(columns)}")
-        columns = {name: array for name, array in columns.items() if name not in target}
+    chosen = features if is_csv else []  # the features of arrays are inside them
+    unknown = [name for name in (*chosen, *target) if name not in columns]
+    if unknown:
+        kind = "column" if is_csv else "array"
+        raise ModelError(f"{path.name} has no {kind} {', '.join(unknown)}; it has {', '.join(columns)}")
+    columns = {name: columns[name] for name in chosen or columns if name in chosen or name not in target}
     if not columns:
         raise ModelError(f"{path.name} has no inputs")
     sizes = {name: len(array) for name, array in columns.items()}
@@ -149,9 +150,7 @@ def with_features(table: Table | None, inputs: list[Tensor]) -> list[Tensor]:
 
 def _array(table: Table, tensor: Tensor, *, alone: bool) -> Array:
     if tensor.features and table.is_csv:
-        missing = [name for name in tensor.features if name not in table.columns]
-        if missing:
-            raise ModelError(f"{table.file} lacks columns that the model was trained with: {', '.join(missing)}")
+        table.check_columns(tensor.features)
         values = [_cast(table, tensor, name, table.columns[name]) for name in tensor.features]
         return np.stack(values, axis=1)
     if tensor.name in table.columns:

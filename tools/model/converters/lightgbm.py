@@ -10,7 +10,7 @@ import numpy as np
 
 from tools.model.conversion import Conversion
 from tools.model.converters import trees
-from tools.model.errors import ModelError, one_line
+from tools.model.errors import ModelError, explained
 from tools.model.settings import Settings
 from tools.model.tensors import Array, Tensors
 from tools.model.training_data import Table
@@ -18,16 +18,8 @@ from tools.model.training_data import Table
 lightgbm: Any = import_module("lightgbm")
 
 _SOUND = (
-    "regression",
-    "regression_l1",
-    "huber",
-    "quantile",
-    "poisson",
-    "gamma",
-    "tweedie",
-    "binary",
-    "multiclass",
-    "lambdarank",
+    *("regression", "regression_l1", "huber", "quantile", "poisson", "gamma", "tweedie"),
+    *("binary", "multiclass", "lambdarank"),
 )
 """Objectives whose conversion was found to agree; with multiclassova it does not."""
 
@@ -35,14 +27,18 @@ _SOUND = (
 def convert(settings: Settings, table: Table | None) -> Conversion:
     """Turn the trees into ONNX."""
     name = settings.source.name
-    try:
+    with explained(f"{name} cannot be read by LightGBM"):
         booster = lightgbm.Booster(model_str=settings.source.read_text())
         model = booster.dump_model()
-    except Exception as error:
-        raise ModelError(f"{name} cannot be read by LightGBM: {one_line(error, 300)}") from None
     objective = str(model.get("objective", "none")).split()[0]
     nodes = [node for tree in model["tree_info"] for node in _nodes(tree["tree_structure"])]
-    _check(name, objective, nodes)
+    trees.check_objective(name, objective, _SOUND)
+    if any(node["decision_type"] != "<=" for node in nodes):
+        raise ModelError(
+            f"{name} splits on categories, which cannot be turned into ONNX faithfully: encode them as numbers"
+        )
+    if any(node["missing_type"] == "Zero" for node in nodes):
+        raise ModelError(f"{name} takes zero for missing (zero_as_missing), which ONNX cannot say")
     width = int(booster.num_feature())
     nullable = bool(nodes) and all(node["missing_type"] == "NaN" for node in nodes)
     names: list[str] = booster.feature_name()
@@ -68,16 +64,6 @@ def _nodes(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
             pending += [node["left_child"], node["right_child"]]
 
 
-def _check(name: str, objective: str, nodes: list[dict[str, Any]]) -> None:
-    trees.check_objective(name, objective, _SOUND)
-    if any(node["decision_type"] != "<=" for node in nodes):
-        raise ModelError(
-            f"{name} splits on categories, which cannot be turned into ONNX faithfully: encode them as numbers"
-        )
-    if any(node["missing_type"] == "Zero" for node in nodes):
-        raise ModelError(f"{name} takes zero for missing (zero_as_missing), which ONNX cannot say")
-
-
 def _round_down(model: Any, splits: list[Array]) -> None:
     """Round each split, a double, to the float at or below it, which splits floats as the double does."""
     below: dict[tuple[int, float], set[float]] = {}
@@ -92,8 +78,6 @@ def _round_down(model: Any, splits: list[Array]) -> None:
             continue
         for index, feature in enumerate(attributes["nodes_featureids"].ints):
             value = attributes["nodes_values"].floats[index]
-            if (
-                attributes["nodes_modes"].strings[index] == b"BRANCH_LEQ"
-                and len(found := below.get((feature, value), ())) == 1
-            ):
+            found = below.get((feature, value), ())
+            if attributes["nodes_modes"].strings[index] == b"BRANCH_LEQ" and len(found) == 1:
                 attributes["nodes_values"].floats[index] = min(found)

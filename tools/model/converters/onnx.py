@@ -11,7 +11,7 @@ from server.model.onnx_file import has_external_data
 from tools.model import training_data
 from tools.model.batching import Batching
 from tools.model.conversion import Conversion
-from tools.model.errors import ModelError, one_line
+from tools.model.errors import ModelError, explained
 from tools.model.settings import Settings
 from tools.model.tensors import Tensor, datatype_of
 from tools.model.training_data import Table
@@ -30,7 +30,8 @@ def convert(settings: Settings, table: Table | None) -> Conversion:
     model = parse(settings.source.name, content)
     labels = remove_zipmaps(model)
     share_row_symbol(model)
-    check(settings.source.name, model)
+    with explained(f"{settings.source.name} breaks the rules of ONNX"):
+        onnx.checker.check_model(model, full_check=True)
     batching = batching_of(settings, model)
     inputs = training_data.with_features(table, signature(settings, model, batching))
     return Conversion(
@@ -45,18 +46,8 @@ def convert(settings: Settings, table: Table | None) -> Conversion:
 
 def parse(name: str, content: bytes) -> Any:
     """Read the model; ModelError when it is none."""
-    try:
+    with explained(f"{name} is not an ONNX model"):
         return onnx.load_model_from_string(content)
-    except Exception as error:  # protobuf's implementations have different errors
-        raise ModelError(f"{name} is not an ONNX model: {error}") from None
-
-
-def check(name: str, model: Any) -> None:
-    """Raise a ModelError when the model breaks ONNX's rules."""
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except Exception as error:  # the checker and the shape inference have no common one
-        raise ModelError(f"{name} breaks the rules of ONNX: {one_line(error)}") from None
 
 
 def remove_zipmaps(model: Any) -> dict[str, list[str]]:
@@ -69,10 +60,9 @@ def remove_zipmaps(model: Any) -> dict[str, list[str]]:
         for output in model.graph.output:
             if output.name == node.output[0]:
                 labels[output.name] = names
-                new = onnx.helper.make_tensor_value_info(output.name, onnx.TensorProto.FLOAT, [None, len(names)])
-                output.CopyFrom(new)
-        rename = onnx.helper.make_node("Identity", [node.input[0]], [node.output[0]])
-        node.CopyFrom(rename)
+                shape = [None, len(names)]
+                output.CopyFrom(onnx.helper.make_tensor_value_info(output.name, onnx.TensorProto.FLOAT, shape))
+        node.CopyFrom(onnx.helper.make_node("Identity", [node.input[0]], [node.output[0]]))
     return labels
 
 

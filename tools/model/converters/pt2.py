@@ -13,7 +13,7 @@ from tools.model import compare, training_data
 from tools.model.batching import Batching
 from tools.model.conversion import COMPARED_ROWS, Conversion
 from tools.model.converters import torch_network
-from tools.model.errors import ModelError, one_line
+from tools.model.errors import ModelError, explained, one_line
 from tools.model.settings import Settings
 from tools.model.tensors import Tensor, Tensors, datatype_of
 from tools.model.training_data import Table
@@ -28,31 +28,20 @@ def convert(settings: Settings, table: Table | None) -> Conversion:
     inputs = training_data.with_features(table, inputs)
     feed = training_data.feed(table, inputs)
     module = program.module(check_guards=False)
-    conversion = Conversion(
-        model=content,
-        inputs=inputs,
-        feed=feed,
-        batching=batching,
-        format="pt2",
-        versions={"torch": torch.__version__},
-    )
+    versions = {"torch": torch.__version__}
+    conversion = Conversion(model=content, inputs=inputs, feed=feed, batching=batching, format="pt2", versions=versions)
     if settings.keep:
         return _kept(settings, conversion, module)
     expected = torch_network.run(settings, module, feed, batching)
-    try:
+    advice = "\n  --keep pt2 serves it as it is, in the image's torch variant"
+    names = [tensor.name for tensor in inputs]
+    with explained(
+        f"{settings.source.name} cannot be turned into ONNX",
+        lambda error: one_line(torch_network.root_cause(error)) + advice,
+    ):
         exported = torch.onnx.export(
-            program,
-            dynamo=True,
-            input_names=[tensor.name for tensor in inputs],
-            output_names=list(expected),
-            verbose=False,
+            program, dynamo=True, input_names=names, output_names=list(expected), verbose=False
         )
-    except Exception as error:
-        reason = one_line(torch_network.root_cause(error))
-        raise ModelError(
-            f"{settings.source.name} cannot be turned into ONNX: {reason}\n"
-            "  --keep pt2 serves it as it is, in the image's torch variant"
-        ) from None
     onnx = torch_network.without_metadata(exported.model_proto)
     return replace(conversion, model=onnx, format="onnx", expected=expected)
 
@@ -60,10 +49,8 @@ def convert(settings: Settings, table: Table | None) -> Conversion:
 def load(path: Path) -> tuple[bytes, Any]:
     """Load the program from an archive reduced to tensors and PyTorch's own operators (package.py refuses others)."""
     content = read_archive(path)
-    try:
+    with explained(f"{path.name} cannot be loaded"):
         return content, torch.export.load(io.BytesIO(content))
-    except Exception as error:
-        raise ModelError(f"{path.name} cannot be loaded: {one_line(error)}") from None
 
 
 def signature(settings: Settings, program: Any) -> tuple[list[Tensor], Batching]:

@@ -10,7 +10,7 @@ import numpy as np
 from tools.model import training_data
 from tools.model.conversion import COMPARED_ROWS, Conversion
 from tools.model.converters.onnx import remove_zipmaps, share_row_symbol
-from tools.model.errors import ModelError, one_line
+from tools.model.errors import ModelError, explained, named
 from tools.model.settings import Settings
 from tools.model.tensors import Array, Tensor, Tensors
 from tools.model.training_data import Table
@@ -45,20 +45,16 @@ def convert(settings: Settings, table: Table | None) -> Conversion:
 def load(settings: Settings) -> Any:
     """Load the model; ModelError when the file asks for types that nobody has vouched for."""
     name = settings.source.name
-    try:
+    with explained(f"{name} cannot be read by skops"):
         asked = skops.get_untrusted_types(file=settings.source)
-    except Exception as error:
-        raise ModelError(f"{name} cannot be read by skops: {one_line(error, 300)}") from None
     untrusted = [each for each in asked if each not in settings.trust]
     if untrusted:
         raise ModelError(
             f"{name} asks for types that are not known to be harmless, and was not loaded: {', '.join(untrusted)}\n"
             f"  If you know them and trust the file: --trust {','.join(asked)}"
         )
-    try:
+    with explained(f"{name} cannot be loaded", named):
         model = skops.load(settings.source, trusted=asked)
-    except Exception as error:
-        raise ModelError(f"{name} cannot be loaded: {type(error).__name__}: {one_line(error, 300)}") from None
     if not hasattr(model, "predict"):
         raise ModelError(f"{name} holds a {type(model).__name__}, which predicts nothing")
     if not hasattr(model, "n_features_in_"):
@@ -69,30 +65,20 @@ def load(settings: Settings) -> Any:
 def signature(settings: Settings, table: Table | None, model: Any) -> list[Tensor]:
     """Describe one matrix of features; where the model picks columns by name (ColumnTransformer), an input each."""
     names = [str(name) for name in getattr(model, "feature_names_in_", [])]
-    if names and table and table.is_csv:
-        missing = [name for name in names if name not in table.columns]
-        if missing:
-            raise ModelError(f"{table.file} lacks columns that the model was trained with: {', '.join(missing)}")
+    if table and table.is_csv:
+        table.check_columns(names)
     if not names or not _picks_columns(model):
-        features = settings.features or names or _csv_names(table, model.n_features_in_)
-        return [
-            Tensor(
-                name="input",
-                datatype="FP32",
-                row_shape=(int(model.n_features_in_),),
-                features=features,
-                nullable=settings.nullable,
-            )
-        ]
+        width = int(model.n_features_in_)
+        features = settings.features or names
+        matrix = Tensor(
+            name="input", datatype="FP32", row_shape=(width,), features=features, nullable=settings.nullable
+        )
+        return training_data.with_features(table, [matrix])
     if not table or not table.is_csv:
         raise ModelError(
             f"the model picks its columns by name ({', '.join(names)}): --data train.csv says what they hold"
         )
     return [_column(name, table.columns[name], nullable=settings.nullable) for name in names]
-
-
-def _csv_names(table: Table | None, width: int) -> list[str]:
-    return list(table.columns) if table and table.is_csv and len(table.columns) == width else []
 
 
 def _picks_columns(model: Any) -> bool:
@@ -110,10 +96,8 @@ def export(settings: Settings, model: Any, inputs: list[Tensor]) -> Any:
     onnx_types = {"FP32": types.FloatTensorType, "BYTES": types.StringTensorType, "BOOL": types.BooleanTensorType}
     initial = [(tensor.name, onnx_types[tensor.datatype]([None, tensor.row_shape[0]])) for tensor in inputs]
     options = {"zipmap": False} if hasattr(model, "classes_") else None
-    try:
+    with explained(f"{settings.source.name} cannot be turned into ONNX"):
         return skl2onnx.convert_sklearn(model, initial_types=initial, target_opset=_OPSET, options=options)
-    except Exception as error:
-        raise ModelError(f"{settings.source.name} cannot be turned into ONNX: {one_line(error, 500)}") from None
 
 
 def answers(model: Any, inputs: list[Tensor], feed: Tensors, outputs: list[str]) -> Tensors:
@@ -125,14 +109,9 @@ def answers(model: Any, inputs: list[Tensor], feed: Tensors, outputs: list[str])
         asked = rows[inputs[0].name]
         if inputs[0].features and hasattr(model, "feature_names_in_"):
             asked = pandas.DataFrame(asked, columns=inputs[0].features)
-    try:
-        found = [np.asarray(model.predict(asked))]
-        if len(outputs) > 1 and hasattr(model, "predict_proba"):
-            found.append(np.asarray(model.predict_proba(asked)))
-        elif len(outputs) > 1 and hasattr(model, "decision_function"):
-            found.append(np.asarray(model.decision_function(asked)))
-    except Exception as error:
-        raise ModelError(f"the model fails on these rows: {one_line(error, 500)}") from None
+    scores = getattr(model, "predict_proba", None) or getattr(model, "decision_function", None)
+    with explained("the model fails on these rows"):
+        found = [np.asarray(answer(asked)) for answer in (model.predict, scores)[: len(outputs)] if answer]
     found = [each.astype(np.str_) if each.dtype.kind == "O" else each for each in found]
     return dict(zip(outputs, found, strict=False))
 

@@ -17,7 +17,7 @@ import numpy as np
 from tools.model import training_data
 from tools.model.batching import Batching, run_in_batches
 from tools.model.conversion import COMPARED_ROWS, Conversion
-from tools.model.errors import ModelError, one_line
+from tools.model.errors import ModelError, explained, named
 from tools.model.settings import Settings
 from tools.model.tensors import Tensor, Tensors, datatype_of, row_count
 from tools.model.training_data import Table
@@ -35,9 +35,8 @@ def build(settings: Settings) -> Any:
     module = _import(path)
     found: Any = getattr(module, settings.class_name, None)
     if found is None:
-        networks: list[str] = [
-            name for name, value in vars(module).items() if _is_network(value) and value.__module__ == module.__name__
-        ]
+        own = [value for value in vars(module).values() if getattr(value, "__module__", "") == module.__name__]
+        networks = [each.__name__ for each in own if isinstance(each, type) and issubclass(each, torch.nn.Module)]
         raise ModelError(f"{path.name} has no {settings.class_name}; its networks: {', '.join(networks) or 'none'}")
     positional = settings.arguments if isinstance(settings.arguments, list) else []
     named = settings.arguments if isinstance(settings.arguments, dict) else {}
@@ -53,10 +52,6 @@ def build(settings: Settings) -> Any:
     if not isinstance(built, torch.nn.Module):
         raise ModelError(f"{settings.class_name} in {path.name} gives a {type(built).__name__}, not a torch.nn.Module")
     return built
-
-
-def _is_network(value: Any) -> bool:
-    return isinstance(value, type) and issubclass(value, torch.nn.Module)
 
 
 def _import(path: Path) -> ModuleType:
@@ -79,7 +74,7 @@ def _where(error: BaseException, path: Path) -> str:
     """Put the error on one line, with the line of the user's file that it came from."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     at = f"{path.name} line {lines[-1]}: " if lines else ""
-    return f"{at}{type(error).__name__}: {one_line(error, 500)}"
+    return f"{at}{named(error)}"
 
 
 def convert(settings: Settings, table: Table | None, network: Any, notes: list[str]) -> Conversion:
@@ -124,11 +119,9 @@ def signature(
             f"the input has {inputs[0].row_shape[0]} values a row, as the first layer takes; --input says otherwise"
         )
     if len(inputs) == 1:
-        features = settings.features or inputs[0].features
-        inputs = [replace(inputs[0], features=features)]
-    nullable = settings.nullable
+        inputs = [replace(inputs[0], features=settings.features or inputs[0].features)]
     return [
-        replace(tensor, nullable=nullable and tensor.dtype.kind == "f")
+        replace(tensor, nullable=settings.nullable and tensor.dtype.kind == "f")
         for tensor in training_data.with_features(table, inputs)
     ]
 
@@ -152,12 +145,12 @@ def _from_table(table: Table, names: list[str]) -> list[Tensor]:
         arrays = dict(zip(names, arrays.values(), strict=True))  # an only array may have any name
     if not set(names) <= set(arrays):
         raise ModelError(f"{table.file} has the arrays {', '.join(arrays)}; forward takes {', '.join(names)}")
-    inputs: list[Tensor] = []
-    for name in names:
-        array = arrays[name]
-        datatype = "FP32" if array.dtype == np.float64 else datatype_of(array.dtype)
-        inputs.append(Tensor(name=name, datatype=datatype, row_shape=tuple(array.shape[1:])))
-    return inputs
+    datatypes = {
+        name: "FP32" if arrays[name].dtype == np.float64 else datatype_of(arrays[name].dtype) for name in names
+    }
+    return [
+        Tensor(name=name, datatype=each, row_shape=tuple(arrays[name].shape[1:])) for name, each in datatypes.items()
+    ]
 
 
 def _from_first_layer(network: Any, names: list[str]) -> list[Tensor]:
@@ -222,7 +215,7 @@ def export(network: Any, inputs: list[Tensor], feed: Tensors, outputs: list[str]
     """Write the network as one ONNX file, without the exporter's notes, which have this machine's paths in them."""
     shapes = [batching.shape(tensor.row_shape) for tensor in inputs]
     dynamic = [{axis: torch.export.Dim.DYNAMIC for axis, size in enumerate(shape) if size == -1} for shape in shapes]
-    try:
+    with explained("the network cannot be exported to ONNX", lambda error: _why_not_exported(error, batching)):
         program = torch.onnx.export(
             network,
             tuple(examples(feed, batching)),
@@ -232,8 +225,6 @@ def export(network: Any, inputs: list[Tensor], feed: Tensors, outputs: list[str]
             output_names=outputs,
             verbose=False,
         )
-    except Exception as error:
-        raise ModelError(_export_failure(error, batching)) from None
     return without_metadata(program.model_proto)
 
 
@@ -258,7 +249,7 @@ def root_cause(error: BaseException) -> BaseException:
     return error
 
 
-def _export_failure(error: Exception, batching: Batching) -> str:
+def _why_not_exported(error: Exception, batching: Batching) -> str:
     reason = "\n  ".join(line for line in str(root_cause(error)).splitlines()[:6] if line.strip())
     advice = {
         "dynamic": "if it only works with one number of rows, --batch 1 (or another number)",
@@ -266,4 +257,4 @@ def _export_failure(error: Exception, batching: Batching) -> str:
         "none": "",
     }[batching.mode]
     keep = "where ONNX cannot say it, export it to .pt2 yourself (torch.export) and serve that with --keep pt2"
-    return f"the network cannot be exported to ONNX: {reason}\n  " + "; ".join(filter(None, (advice, keep)))
+    return f"{reason}\n  " + "; ".join(filter(None, (advice, keep)))

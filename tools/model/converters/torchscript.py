@@ -11,7 +11,7 @@ from tools.model import training_data
 from tools.model.conversion import Conversion
 from tools.model.converters import torch_network
 from tools.model.converters.onnx import parse
-from tools.model.errors import ModelError, first_line, one_line
+from tools.model.errors import ModelError, explained, first_line
 from tools.model.settings import Settings
 from tools.model.training_data import Table
 
@@ -23,17 +23,15 @@ def convert(settings: Settings, table: Table | None) -> Conversion:
     content = settings.source.read_bytes()
     if "torchscript" not in settings.trust or hashlib.sha256(content).hexdigest() != settings.sha256:
         raise ModelError(f"{settings.source.name} is not the file that is trusted")
-    try:
+    with explained(f"{settings.source.name} cannot be loaded", first_line):
         program = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
-    except Exception as error:
-        raise ModelError(f"{settings.source.name} cannot be loaded: {first_line(error)}") from None
     names = [argument.name for argument in program.forward.schema.arguments if argument.name != "self"]
     inputs = torch_network.signature(settings, table, program, names, [])
     feed = training_data.feed(table, inputs)
     expected = torch_network.run(settings, program, feed, settings.batching)
     axes = {tensor.name: {0: "rows"} for tensor in inputs} | {name: {0: "rows"} for name in expected}
     file = io.BytesIO()
-    try:
+    with explained(f"{settings.source.name} cannot be turned into ONNX"):
         torch.onnx.export(
             program,
             tuple(torch_network.examples(feed, settings.batching)),
@@ -43,8 +41,6 @@ def convert(settings: Settings, table: Table | None) -> Conversion:
             output_names=list(expected),
             dynamic_axes=axes if settings.batching.mode == "dynamic" else None,
         )
-    except Exception as error:
-        raise ModelError(f"{settings.source.name} cannot be turned into ONNX: {one_line(error)}") from None
     return Conversion(
         model=torch_network.without_metadata(parse(settings.source.name, file.getvalue())),
         inputs=inputs,

@@ -10,7 +10,7 @@ import numpy as np
 from tools.model import training_data
 from tools.model.conversion import COMPARED_ROWS, Conversion
 from tools.model.converters.onnx import share_row_symbol
-from tools.model.errors import ModelError, one_line
+from tools.model.errors import ModelError, explained, named
 from tools.model.settings import Settings
 from tools.model.tensors import Array, Tensor, Tensors
 from tools.model.training_data import Table
@@ -49,12 +49,7 @@ def probe(splits: list[Array], *, missing: bool) -> Tensors:
 
 
 def finish(
-    table: Table | None,
-    inputs: list[Tensor],
-    onnx: Any,
-    answers: Any,
-    rows: Tensors,
-    versions: dict[str, str],
+    table: Table | None, inputs: list[Tensor], onnx: Any, answers: Any, rows: Tensors, versions: dict[str, str]
 ) -> Conversion:
     """Add what the original, `answers(matrix, outputs)`, says about --data and about `rows` to the converted model."""
     share_row_symbol(onnx)
@@ -84,10 +79,8 @@ def _rename_variable(onnx: Any) -> None:
 
 def convert(name: str, converter: Any, model: Any, width: int, **options: Any) -> Any:
     """Have onnxmltools make the ONNX model."""
-    try:
+    with explained(f"{name} cannot be turned into ONNX", named):
         return converter(model, initial_types=[(INPUT, types.FloatTensorType([None, width]))], **options)
-    except Exception as error:
-        raise ModelError(f"{name} cannot be turned into ONNX: {type(error).__name__}: {one_line(error, 300)}") from None
 
 
 def answers_by_output(values: Array, outputs: list[str]) -> Tensors:

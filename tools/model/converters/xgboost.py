@@ -12,7 +12,7 @@ import numpy as np
 
 from tools.model.conversion import Conversion
 from tools.model.converters import trees
-from tools.model.errors import ModelError, first_line
+from tools.model.errors import ModelError, explained, first_line
 from tools.model.settings import Settings
 from tools.model.tensors import Array, Tensors
 from tools.model.training_data import Table
@@ -20,14 +20,8 @@ from tools.model.training_data import Table
 xgboost: Any = import_module("xgboost")
 
 _SOUND = (
-    "reg:squarederror",
-    "reg:absoluteerror",
-    "binary:logistic",
-    "multi:softprob",
-    "multi:softmax",
-    "count:poisson",
-    "reg:gamma",
-    "reg:tweedie",
+    *("reg:squarederror", "reg:absoluteerror", "reg:gamma", "reg:tweedie", "count:poisson"),
+    *("binary:logistic", "multi:softprob", "multi:softmax"),
 )
 """Objectives whose conversion was found to agree; with reg:logistic, binary:hinge and binary:logitraw it does not."""
 
@@ -60,10 +54,8 @@ def _load(path: Path) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, f"model{suffix}")
         copy.write_bytes(content)
-        try:
+        with explained(f"{path.name} cannot be read by XGBoost", first_line):
             return xgboost.Booster(model_file=copy)
-        except Exception as error:
-            raise ModelError(f"{path.name} cannot be read by XGBoost: {first_line(error)}") from None
 
 
 def _check(name: str, model: dict[str, Any], objective: str) -> None:

@@ -4,7 +4,7 @@ The official release brings a host of its own, which is then used instead. The S
 run and not before: the engine starts two hosts for every update, the first only to ask what has to be installed.
 """
 
-# ruff: noqa: E402 the signal comes first
+# ruff: noqa: E402  # the signal comes first
 from __future__ import annotations
 
 import signal
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pulumi.runtime.proto import language_pb2
 
 SERVICE = "pulumirpc.LanguageRuntime"
-LARGEST_MESSAGE = 400 * 1024 * 1024  # the SDK's and the engine's own bound
+MAX_MESSAGE_BYTES = 400 * 1024 * 1024  # the SDK's and the engine's own bound
 
 Behaviour = Callable[[bytes, grpc.ServicerContext], bytes]
 
@@ -56,7 +56,7 @@ class Host:
             name: grpc.unary_unary_rpc_method_handler(answer) for name, answer in answers.items()
         }
         methods["InstallDependencies"] = grpc.unary_stream_rpc_method_handler(no_output)
-        bounds = [(f"grpc.max_{way}_message_length", LARGEST_MESSAGE) for way in ("send", "receive")]
+        bounds = [(f"grpc.max_{way}_message_length", MAX_MESSAGE_BYTES) for way in ("send", "receive")]
         self._server = grpc.server(ThreadPoolExecutor(8), options=bounds)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
         port = self._server.add_insecure_port("127.0.0.1:0")
@@ -64,7 +64,7 @@ class Host:
         return port
 
     def work(self) -> None:
-        """Run programs until the engine ends this process."""
+        """Run programs in the calling thread until the engine ends this process."""
         while True:
             request, answer = self._runs.get()
             try:
@@ -88,12 +88,12 @@ class Host:
 
 
 def about(_request: bytes, _context: grpc.ServicerContext) -> bytes:
-    """AboutResponse: the interpreter's path and its version."""
+    """Encode an AboutResponse: the interpreter's path and its version."""
     return strings(sys.executable, ".".join(str(part) for part in sys.version_info[:3]))
 
 
 def strings(*values: str) -> bytes:
-    """A protobuf message whose fields 1, 2, ... are strings, spelled out: the SDK's classes cost a second to import."""
+    """Encode a protobuf message whose fields 1, 2, ... are strings; the SDK's classes cost a second to import."""
     message = bytearray()
     for number, value in enumerate(values, start=1):
         text = value.encode()
@@ -159,7 +159,6 @@ def run_program(request: language_pb2.RunRequest, engine: str) -> bool:
 
 
 def run_file(program: str) -> None:
-    """Execute a directory's __main__.py, or a file."""
     runpy.run_path(program, run_name="__main__")
 
 
@@ -175,7 +174,7 @@ def program_traceback(directory: str) -> str:
 
 
 def is_own(file: str, directory: str) -> bool:
-    """Whether a source file is the program's and not of a package in a virtual environment inside its directory."""
+    """Tell the program's own source files from those of a virtual environment inside its directory."""
     return file.startswith(directory + os.sep) and "site-packages" not in Path(file).parts
 
 

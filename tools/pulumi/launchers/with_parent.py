@@ -11,7 +11,7 @@ import time
 
 
 def end_with_parent() -> None:
-    """From now on, end this process within a second of its parent's end."""
+    """Have this process end within a second of its parent's end."""
     threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
 
 
