@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -19,7 +18,7 @@ from tests.e2e import providers
 from tests.e2e.cluster import Cluster, ClusterError
 from tests.e2e.load import Traffic, traffic
 from tests.e2e.providers.builder import Builder
-from tests.support.engine_project import Project, Ran
+from tests.support.engine_project import ROOT, Project, Ran
 
 T = TypeVar("T")
 
@@ -59,14 +58,6 @@ class Stack(Project):
 
     # --- Pulumi ---
 
-    def begin(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start a command and leave it running."""
-        command = ["pulumi", *arguments, "--stack", self.stack, "--non-interactive"]
-        out = subprocess.PIPE
-        return subprocess.Popen(
-            command, cwd=self.root, env=self.environment, stdout=out, stderr=subprocess.STDOUT, text=True
-        )
-
     def output(self, name: str) -> str:
         """A stack output's text."""
         return self.pulumi("stack", "output", name).stdout.strip()
@@ -91,7 +82,7 @@ class Stack(Project):
 
     def ship_model(self, version: str, factor: float = 1) -> None:
         """Put another model into the copy: its coefficients are those of the project's, times the factor."""
-        folder, original = self.root / "app/model", providers.ROOT / "app/model"
+        folder, original = self.root / "app/model", ROOT / "app/model"
         described = json.loads((original / "model.json").read_text())
         (folder / "model.json").write_text(json.dumps({**described, "version": version}, indent=2))
         model = onnx.load(original / "model.onnx")
@@ -103,7 +94,7 @@ class Stack(Project):
 
     def restore(self, path: str) -> None:
         """Make a file of the copy what it is in the project."""
-        (self.root / path).write_bytes((providers.ROOT / path).read_bytes())
+        (self.root / path).write_bytes((ROOT / path).read_bytes())
 
     # --- the cluster ---
 

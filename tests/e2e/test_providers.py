@@ -301,7 +301,7 @@ def test_an_interrupted_wait_keeps_the_object_and_a_killed_cli_leaves_no_plugin(
 
 def plugins(made: Trial) -> list[int]:
     """Our plugins' processes."""
-    return processes(made, b"providers.plugin")
+    return processes(made, b"tests.e2e.providers")
 
 
 def processes(made: Trial, named: bytes) -> list[int]:

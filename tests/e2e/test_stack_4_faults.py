@@ -107,7 +107,7 @@ def test_a_killed_up_leaves_a_state_that_the_next_one_mends(served: Stack) -> No
     before = served.deployment()["metadata"]["generation"]
     served.ship_model("6", factor=0.4)
     with served.traffic() as sent:
-        up = served.begin("up", "--yes", "--skip-preview")
+        up = served.begin_up()
         try:
             wait_for("the rollout", lambda: served.deployment()["metadata"]["generation"] > before, 60)
             time.sleep(2)

@@ -11,7 +11,6 @@ import shlex
 import sys
 from pathlib import Path
 
-PROVIDERS = ("aws", "eks", "docker", "kubernetes")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -21,14 +20,25 @@ def install(directory: Path) -> None:
     The eks component wants to see an AWS CLI; a failed endpoint check asks kubectl, which must not reach any cluster.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    for name in PROVIDERS:
-        module = "component" if name == "eks" else "plugin"
-        program = f"import sys; sys.path[0] = {str(ROOT)!r}; from tests.standins.{module} import main; main({name!r})"
-        _write(directory / f"pulumi-resource-{name}", f'exec {shlex.join([sys.executable, "-c", program])} "$@"')
-    _write(directory / "aws", "echo aws-cli/2.31.0 Python/3.13.7 Linux/6.1 exe/x86_64")
-    _write(directory / "kubectl", "echo the stand-in has nothing to tell >&2; exit 1")
+    for name in ("aws", "docker", "kubernetes"):
+        script(directory / f"pulumi-resource-{name}", plugin_command(f"tests.standins.{name}"))
+    eks = "from tests.standins.component import main; main()"
+    script(directory / "pulumi-resource-eks", python_command(eks))
+    script(directory / "aws", "echo aws-cli/2.31.0 Python/3.13.7 Linux/6.1 exe/x86_64")
+    script(directory / "kubectl", "echo the stand-in has nothing to tell >&2; exit 1")
 
 
-def _write(path: Path, line: str) -> None:
+def python_command(code: str) -> str:
+    """Shell line that becomes a process of this Python which runs code of this project."""
+    return f'exec {shlex.join([sys.executable, "-c", f"import sys; sys.path[0] = {str(ROOT)!r}; {code}"])} "$@"'
+
+
+def plugin_command(module: str) -> str:
+    """Shell line that becomes the plugin of a module's `SERVICE`."""
+    return python_command(f"from tests.standins.plugin import main; main({module!r})")
+
+
+def script(path: Path, line: str) -> None:
+    """Write an executable shell script of one line."""
     path.write_text(f"#!/bin/sh\n{line}\n")
     path.chmod(0o755)

@@ -266,7 +266,7 @@ async def serve(engine: str) -> None:
     await server.wait_for_termination()
 
 
-def main(_package: str) -> None:
+def main() -> None:
     """Serve until the engine ends this process."""
     engine = next(argument for argument in sys.argv[1:] if not argument.startswith("-"))
     with contextlib.suppress(KeyboardInterrupt):

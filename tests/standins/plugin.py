@@ -1,16 +1,19 @@
 # ruff: noqa: N802  the protocol names the methods
-"""The plugin process of a stand-in: the engine's resource provider protocol over a `Service`'s behaviour."""
+"""A provider's plugin process: the engine's resource provider protocol over a `Service`'s behaviour."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import os
+import threading
 import time
+from collections.abc import Iterator
 from concurrent import futures
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import grpc
-from google.protobuf import any_pb2, empty_pb2, struct_pb2
+from google.protobuf import any_pb2, empty_pb2
 from google.rpc import status_pb2
 from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc
 
@@ -38,6 +41,7 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
         self.package = package
         self.service = service
         self.cloud = cloud
+        self.stopped = threading.Event()
 
     # --- the provider itself ---
 
@@ -51,6 +55,7 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
         return empty_pb2.Empty()
 
     def Cancel(self, request: Any, context: Any) -> Any:
+        self.stopped.set()
         return empty_pb2.Empty()
 
     def GetPluginInfo(self, request: Any, context: Any) -> Any:
@@ -121,79 +126,68 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
         return _diff(changed, old, new, replaces, first_delete=self.service.deletes_first(type_, old, new))
 
     def Create(self, request: Any, context: Any) -> Any:
-        inputs = wire.decode(request.properties)
-        asked = Request(_type(request.urn), request.urn, inputs)
-        if request.preview:
-            return provider_pb2.CreateResponse(properties=self._act(context, "preview", asked).message)
-        done = self._act(context, "create", asked)
-        return provider_pb2.CreateResponse(id=done.id, properties=done.message)
+        asked = self._asked(request, wire.decode(request.properties))
+        thing = self._act(context, "preview" if request.preview else "create", asked)
+        return provider_pb2.CreateResponse(id=thing.id, properties=wire.encode(thing.outputs))
 
     def Update(self, request: Any, context: Any) -> Any:
-        inputs = wire.decode(request.news)
-        asked = Request(
-            _type(request.urn),
-            request.urn,
-            inputs,
-            id=request.id,
-            olds=wire.decode(request.olds),
-        )
-        op = "preview" if request.preview else "update"
-        return provider_pb2.UpdateResponse(properties=self._act(context, op, asked).message)
+        inputs, olds = wire.decode(request.news), wire.decode(request.olds)
+        asked = self._asked(request, inputs, olds, ignored=tuple(request.ignoreChanges))
+        thing = self._act(context, "preview" if request.preview else "update", asked)
+        return provider_pb2.UpdateResponse(properties=wire.encode(thing.outputs))
 
     def Delete(self, request: Any, context: Any) -> Any:
-        olds = wire.decode(request.properties)
-        asked = Request(_type(request.urn), request.urn, {}, id=request.id, olds=olds)
-        self._act(context, "delete", asked)
+        self._act(context, "delete", self._asked(request, {}, wire.decode(request.properties)))
         return empty_pb2.Empty()
 
     def Read(self, request: Any, context: Any) -> Any:
-        asked = Request(
-            _type(request.urn),
-            request.urn,
-            wire.decode(request.inputs),
-            id=request.id,
-            olds=wire.decode(request.properties),
-        )
-        thing = self.service.read(asked)
+        asked = self._asked(request, wire.decode(request.inputs), wire.decode(request.properties))
+        with _told_to_engine(context):
+            thing = self.service.read(asked)
         if thing is None:
             return provider_pb2.ReadResponse()
-        return provider_pb2.ReadResponse(
-            id=thing.id, inputs=wire.encode(thing.inputs), properties=wire.encode(thing.outputs)
+        inputs, outputs = wire.encode(thing.inputs), wire.encode(thing.outputs)
+        return provider_pb2.ReadResponse(id=thing.id, inputs=inputs, properties=outputs)
+
+    def _asked(
+        self, request: Any, inputs: dict[str, Any], olds: dict[str, Any] | None = None, ignored: tuple[str, ...] = ()
+    ) -> Request:
+        return Request(
+            _type(request.urn),
+            request.urn,
+            inputs,
+            id=getattr(request, "id", ""),
+            olds=olds or {},
+            seconds=getattr(request, "timeout", 0),
+            ignored=ignored,
+            stopped=self.stopped,
         )
 
-    def _act(self, context: Any, op: str, asked: Request) -> Done:
+    def _act(self, context: Any, op: str, asked: Request) -> Thing:
         start = time.time()
         failure = self.cloud.planned_failure(op, asked.type)
-        try:
+        with _told_to_engine(context):
             if failure == "before":
-                _refuse(f"injected failure: {op} {asked.type}")
+                raise CloudError(f"injected failure: {op} {asked.type}")
             thing: Thing = getattr(self.service, op)(asked)
             if op != "preview":
                 self.cloud.record(Event(op, asked.type, thing.id, asked.urn, start, time.time()))
             if failure == "after":
-                _leave_broken(thing, f"injected failure: {asked.type} is there but does not work")
-        except HalfDone as error:
-            context.abort_with_status(_half_done(error))
-            raise AssertionError from error
-        except CloudError as error:
-            context.abort(grpc.StatusCode.UNKNOWN, str(error))
-            raise AssertionError from error
-        return Done(thing.id, wire.encode(thing.outputs))
+                raise HalfDone(thing, f"injected failure: {asked.type} is there but does not work")
+        return thing
 
 
-class Done(NamedTuple):
-    """What a resource is after an operation."""
-
-    id: str
-    message: struct_pb2.Struct
-
-
-def _refuse(message: str) -> None:
-    raise CloudError(message)
-
-
-def _leave_broken(thing: Thing, message: str) -> None:
-    raise HalfDone(thing, message)
+@contextlib.contextmanager
+def _told_to_engine(context: Any) -> Iterator[None]:
+    """Answer the engine with the failure of the block, which ends the call."""
+    try:
+        yield
+    except HalfDone as error:
+        context.abort_with_status(_half_done(error))
+        raise AssertionError from error
+    except CloudError as error:
+        context.abort(grpc.StatusCode.UNKNOWN, str(error))
+        raise AssertionError from error
 
 
 def _type(urn: str) -> str:
@@ -234,13 +228,15 @@ def _half_done(error: HalfDone) -> Status:
     return Status(grpc.StatusCode.UNKNOWN, str(error), (("grpc-status-details-bin", status.SerializeToString()),))
 
 
-def main(package: str) -> None:
-    """Serve until the engine ends this process."""
-    cloud = Cloud.here()
-    service: Service = importlib.import_module(f"tests.standins.{package}").SERVICE(cloud)
+def main(module: str) -> NoReturn:
+    """Serve the `SERVICE` of a module, which is named as its package, until the engine ends this process or itself."""
+    engine, cloud = os.getppid(), Cloud.here()
+    plugin = Plugin(module.rpartition(".")[2], importlib.import_module(module).SERVICE(cloud), cloud)
     server = grpc.server(futures.ThreadPoolExecutor(32), options=_OPTIONS)
-    provider_pb2_grpc.add_ResourceProviderServicer_to_server(Plugin(package, service, cloud), server)
+    provider_pb2_grpc.add_ResourceProviderServicer_to_server(plugin, server)
     print(server.add_insecure_port("127.0.0.1:0"), flush=True)
     server.start()
     with contextlib.suppress(KeyboardInterrupt):
-        server.wait_for_termination()
+        while os.getppid() == engine:
+            time.sleep(0.5)
+    os._exit(0)  # threads that wait for a cluster would keep the process

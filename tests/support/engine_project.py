@@ -125,6 +125,18 @@ class Project:
             pytest.fail(f"{' '.join(command)} {'failed' if ok else 'succeeded'}:\n{ran.text}", pytrace=False)
         return ran
 
+    def begin_up(self) -> subprocess.Popen[str]:
+        """Start `up` in a session of its own, so that a signal reaches the CLI alone."""
+        return subprocess.Popen(
+            ["pulumi", "up", "--yes", "--skip-preview", "--non-interactive", "--stack", self.stack],
+            cwd=self.root,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
     def up(self, *arguments: str, ok: bool = True) -> Ran:
         """`pulumi up` without the preview before it."""
         return self.pulumi("up", "--yes", "--skip-preview", *arguments, ok=ok)

@@ -10,11 +10,9 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import sys
 from pathlib import Path
 
-NAMES = ("kubernetes", "docker")
-ROOT = Path(__file__).resolve().parents[3]
+from tests import standins
 
 
 def official(name: str) -> Path | None:
@@ -27,14 +25,11 @@ def official(name: str) -> Path | None:
     return max(installed, key=lambda path: path.stat().st_mtime, default=None)
 
 
-def install(directory: Path) -> dict[str, Path | None]:
-    """Write the plugins as executables into `directory`, for PATH. Name -> the official plugin that it leads to."""
+def install(directory: Path) -> None:
+    """Write the plugins as executables into `directory`, for PATH; they lead to the official ones where there are."""
     directory.mkdir(parents=True, exist_ok=True)
-    found = {name: official(name) for name in NAMES}
-    for name, plugin in found.items():
-        code = f"import sys; sys.path[0] = {str(ROOT)!r}; from tests.e2e.providers.plugin import main; main({name!r})"
-        command = [str(plugin)] if plugin else [sys.executable, "-c", code]
-        path = directory / f"pulumi-resource-{name}"
-        path.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
-        path.chmod(0o755)
-    return found
+    for name in ("kubernetes", "docker"):
+        plugin = official(name)
+        own = standins.plugin_command(f"{__name__}.{name}")
+        line = f'exec {shlex.quote(str(plugin))} "$@"' if plugin else own
+        standins.script(directory / f"pulumi-resource-{name}", line)

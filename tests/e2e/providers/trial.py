@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,16 +73,3 @@ class Trial(Project):
     def describe(self, resources: Resources) -> None:
         """What the program makes from now on."""
         (self.root / "resources.json").write_text(json.dumps(resources))
-
-    def begin_up(self) -> subprocess.Popen[str]:
-        """`up` in a session of its own, so that a signal reaches the CLI alone."""
-        command = ["pulumi", "up", "--yes", "--skip-preview", "--non-interactive", "--stack", self.stack]
-        return subprocess.Popen(
-            command,
-            cwd=self.root,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
