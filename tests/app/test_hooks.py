@@ -151,10 +151,7 @@ def test_a_value_error_is_the_clients(tmp_path: Path) -> None:
         tmp_path,
         "def preprocess(inputs):\n    raise ValueError('too young')\ndef postprocess(outputs):\n    raise ValueError",
     )
-    for hook, message in (
-        (hooks.preprocess, "too young"),
-        (hooks.postprocess, "the model refuses this input"),
-    ):
+    for hook, message in ((hooks.preprocess, "too young"), (hooks.postprocess, "the model refuses this input")):
         with pytest.raises(Problem) as error:
             hook(x(), 1)
         found = error.value
