@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from server.errors import Problem
+from server.model.datatypes import Datatype
 from server.model.inputs import PlainRow, stack
-from server.model.manifest import Batching, Datatype, Input, Manifest, Output
+from server.model.manifest import Batching, Input, Manifest, Output
 from server.model.tensors import DTYPES, Tensors
 from server.protocol.predict_json import Decoder, Encoder
 from tests.app.wire import seeded
