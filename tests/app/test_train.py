@@ -17,8 +17,6 @@ from tests.app.harness import APP, IRIS, MODEL, SETOSA
 
 FLOWERS: Any = datasets.load_iris()
 DATA = FLOWERS.data[:, [0, 2, 3]].astype(np.float32)
-FLOWERS: Any = datasets.load_iris()
-DATA = FLOWERS.data[:, [0, 2, 3]].astype(np.float32)
 SCRIPT = APP.parent / "examples" / "iris" / "train.py"
 
 
