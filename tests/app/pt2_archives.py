@@ -53,49 +53,28 @@ def spec(root: JSON) -> str:
 IN_SPEC = spec(tree("tuple", tree("tuple", LEAF), tree("dict", context="[]")))
 
 
+def subgraph(inputs: list[str], outputs: list[str], nodes: list[JSON], values: JSON) -> JSON:
+    return {
+        "inputs": [tensor(name) for name in inputs], "outputs": [tensor(name) for name in outputs],
+        "nodes": nodes, "tensor_values": values, "is_single_tensor_return": False,
+        "sym_int_values": {}, "sym_bool_values": {}, "sym_float_values": {}, "custom_obj_values": {},
+    }  # fmt: skip
+
+
 def program() -> JSON:
+    given = [argument("input", tensor("x")), argument("weight", tensor("p_w"))]
+    linear = node("torch.ops.aten.linear.default", given, [tensor("y")])
+    values = {name: meta(rows, 2, strides=[2, 1]) for name, rows in (("p_w", 2), ("x", ROWS), ("y", ROWS))}
+    input_specs = [
+        {"parameter": {"arg": {"name": "p_w"}, "parameter_name": "w"}},
+        {"user_input": {"arg": tensor("x")}},
+    ]
+    call = {"inputs": [], "outputs": [], "in_spec": IN_SPEC, "out_spec": spec(LEAF), "forward_arg_names": ["x"]}
     return {
         "graph_module": {
-            "graph": {
-                "inputs": [tensor("p_w"), tensor("x")],
-                "outputs": [tensor("y")],
-                "nodes": [
-                    node(
-                        "torch.ops.aten.linear.default",
-                        [argument("input", tensor("x")), argument("weight", tensor("p_w"))],
-                        [tensor("y")],
-                    )
-                ],
-                "tensor_values": {
-                    "p_w": meta(2, 2, strides=[2, 1]),
-                    "x": meta(ROWS, 2, strides=[2, 1]),
-                    "y": meta(ROWS, 2, strides=[2, 1]),
-                },
-                "sym_int_values": {},
-                "sym_bool_values": {},
-                "is_single_tensor_return": False,
-                "custom_obj_values": {},
-                "sym_float_values": {},
-            },
-            "signature": {
-                "input_specs": [
-                    {"parameter": {"arg": {"name": "p_w"}, "parameter_name": "w"}},
-                    {"user_input": {"arg": tensor("x")}},
-                ],
-                "output_specs": [{"user_output": {"arg": tensor("y")}}],
-            },
-            "module_call_graph": [
-                {
-                    "fqn": "",
-                    "signature": {
-                        "inputs": [],
-                        "outputs": [],
-                        "in_spec": IN_SPEC,
-                        "out_spec": spec(LEAF),
-                        "forward_arg_names": ["x"],
-                    },
-                }
-            ],
+            "graph": subgraph(["p_w", "x"], ["y"], [linear], values),
+            "signature": {"input_specs": input_specs, "output_specs": [{"user_output": {"arg": tensor("y")}}]},
+            "module_call_graph": [{"fqn": "", "signature": call}],
             "metadata": {},
             "treespec_namedtuple_fields": {},
         },
@@ -245,13 +224,9 @@ def _submodule(
 
     def change(graph: JSON, marker: Path) -> None:
         inner = graph["graph_module"]["graph"]
-        inside = {
-            "inputs": [tensor("a")], "outputs": [tensor("b")],
-            "nodes": [node("torch.ops.aten.relu.default", [argument("self", tensor("a"))], [tensor("b")])],
-            "tensor_values": {each: meta(ROWS, 2, strides=[2, 1]) for each in ("a", "b")},
-            "sym_int_values": {}, "sym_bool_values": {}, "is_single_tensor_return": False, "custom_obj_values": {},
-            "sym_float_values": {},
-        }  # fmt: skip
+        relu = node("torch.ops.aten.relu.default", [argument("self", tensor("a"))], [tensor("b")])
+        values = {each: meta(ROWS, 2, strides=[2, 1]) for each in ("a", "b")}
+        inside = subgraph(["a"], ["b"], [relu], values)
         given = {"name": argument_name(marker), "arg": tensor("x"), "kind": 2 if argument_name(marker) else 1}
         inner["nodes"][0] = node(
             "torch.ops.higher_order.wrap_with_set_grad_enabled",

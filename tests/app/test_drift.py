@@ -92,10 +92,7 @@ MIXED = manifest(
         "id": categories(str(2**64 - 1), str(2**53 + 1)),
         "picture[0]": NUMBERS,
     },
-    of_outputs={
-        "species": categories("virginica", "setosa"),
-        "probabilities[yes]": NUMBERS,
-    },
+    of_outputs={"species": categories("virginica", "setosa"), "probabilities[yes]": NUMBERS},
 )
 
 
@@ -129,7 +126,7 @@ def some_rows(random: np.random.Generator, rows: int) -> tuple[dict[str, Any], d
     return inputs, outputs
 
 
-def slowly(side: str, column: str, values: list[Any], *, nullable: bool = False) -> Samples:
+def slowly(side: str, column: str, values: list[float] | list[str], *, nullable: bool = False) -> Samples:
     """The counters of one column, by the words of the contract."""
     assert MIXED.profile
     profiles = MIXED.profile.features if side == "feature" else MIXED.profile.outputs
@@ -141,21 +138,18 @@ def slowly(side: str, column: str, values: list[Any], *, nullable: bool = False)
     for value in values:
         if isinstance(value, float) and not math.isfinite(value):
             unusual["missing" if nullable and math.isnan(value) else "nan"] += 1
-        elif numeric:
+        elif not isinstance(value, str):
             counts[str(sum(value > edge for edge in profile.edges))] += 1
             unusual["out_of_range"] += not profile.min <= value <= profile.max
         else:
             counts[value if value in profile.categories else "other"] += 1
             unusual["unseen"] += value not in profile.categories
     reference = dict(zip(bins, profile.counts, strict=True)) if numeric else profile.categories
-    return (
-        {("model_values_total", side, column, name): counts[name] for name in bins}
-        | {
-            ("model_reference_ratio", side, column, name): reference.get(name, 0) / sum(reference.values())
-            for name in bins
-        }
-        | {("model_unusual_values_total", side, column, kind): count for kind, count in unusual.items()}
-    )
+    samples: Samples = {}
+    for name in bins:
+        samples["model_values_total", side, column, name] = counts[name]
+        samples["model_reference_ratio", side, column, name] = reference.get(name, 0) / sum(reference.values())
+    return samples | {("model_unusual_values_total", side, column, kind): count for kind, count in unusual.items()}
 
 
 @pytest.mark.parametrize(("seed", "rows"), [*enumerate([0, 1, 2, 50, 4096, 6000, 6000, 13_000])])
@@ -232,11 +226,7 @@ def test_the_stability_index_from_the_exposition_is_that_of_the_raw_data() -> No
 def test_a_null_is_missing_and_other_odd_numbers_are_nan() -> None:
     values = [math.nan, math.nan, math.inf, -math.inf, 0.05]
     assert after(one_input("FP64", NUMBERS), values) == {"bin 2": 1, "nan": 4}
-    assert after(one_input("FP64", NUMBERS, nullable=True), values) == {
-        "bin 2": 1,
-        "missing": 2,
-        "nan": 2,
-    }
+    assert after(one_input("FP64", NUMBERS, nullable=True), values) == {"bin 2": 1, "missing": 2, "nan": 2}
 
 
 def test_a_value_on_an_edge_belongs_below_it_in_the_profiles_own_precision() -> None:
@@ -261,10 +251,7 @@ def test_thousands_of_unknown_words_are_one_series() -> None:
 
 def test_numbers_may_be_categories() -> None:
     found = after(one_input("FP32", categories("0.1", "2", "x")), [0.1, 0.1, 2, 3, math.nan])
-    assert found == {"bin 0.1": 2, "bin 2": 1, "bin other": 1} | {
-        "unseen": 1,
-        "nan": 1,
-    }
+    assert found == {"bin 0.1": 2, "bin 2": 1, "bin other": 1} | {"unseen": 1, "nan": 1}
 
 
 def test_labels_of_a_rows_values_are_not_those_of_classes() -> None:

@@ -57,8 +57,7 @@ def test_a_folder_without_hooks(tmp_path: Path) -> None:
 
 def test_declared_hooks_run(tmp_path: Path) -> None:
     hooks = load(tmp_path, PRE + POST)
-    assert hooks.preprocesses
-    assert hooks.postprocesses
+    assert (hooks.preprocesses, hooks.postprocesses) == (True, True)
     inputs = hooks.preprocess(x([1, 2], [3, 4]), 2)
     assert inputs["z"].tolist() == [[2, 4], [6, 8]]
     assert hooks.postprocess(inputs, 2)["y"].tolist() == [[3, 5], [7, 9]]
@@ -151,10 +150,7 @@ def test_a_value_error_is_the_clients(tmp_path: Path) -> None:
         tmp_path,
         "def preprocess(inputs):\n    raise ValueError('too young')\ndef postprocess(outputs):\n    raise ValueError",
     )
-    for hook, message in (
-        (hooks.preprocess, "too young"),
-        (hooks.postprocess, "the model refuses this input"),
-    ):
+    for hook, message in ((hooks.preprocess, "too young"), (hooks.postprocess, "the model refuses this input")):
         with pytest.raises(Problem) as error:
             hook(x(), 1)
         found = error.value

@@ -114,10 +114,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (picture((-1, 3, 4, 5), layout="HWC"), "input 'x' is an image of RGB in HWC, but its rows are [3, 4, 5]"),
     (picture((-1, 3, -1, 5)), "input 'x' is an image of RGB in CHW, but its rows are [3, -1, 5]"),
     (picture((-1, 3, 4, 5), mode="L"), "input 'x' is an image of L in CHW, but its rows are [3, 4, 5]"),
-    (
-        picture(datatype="FP16"),
-        "input 'x' is an image, so its datatype must be FP32 or UINT8, not FP16",
-    ),
+    (picture(datatype="FP16"), "input 'x' is an image, so its datatype must be FP32 or UINT8, not FP16"),
     (picture(mean=[1, 2]), "the image's mean and std of input 'x' must be 3 numbers, std above zero"),
     (picture(std=[1, 0, 1]), "the image's mean and std of input 'x' must be 3 numbers, std above zero"),
     (picture(std=[1, -1, 1]), "the image's mean and std of input 'x' must be 3 numbers, std above zero"),

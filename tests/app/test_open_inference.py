@@ -56,7 +56,7 @@ def binary(
         {"name": name, "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": len(content)}}
         for name, datatype, shape, content in tensors
     ]
-    inputs[0]["parameters"]["binary_data_size"] += announced  # type: ignore[index]
+    inputs[0]["parameters"]["binary_data_size"] += announced
     header = json.dumps({"inputs": inputs, **more}).encode()
     return header + b"".join(content for *_, content in tensors) + tail, str(len(header))
 

@@ -111,12 +111,7 @@ def explore(server: Server, folder: Path, *options: str) -> None:
             *options,
         ],
         cwd=folder,
-        env={
-            "PATH": os.environ["PATH"],
-            "HOME": str(folder),
-            "LANG": "C.UTF-8",
-            "SCHEMATHESIS_HOOKS": str(HOOKS),
-        },
+        env={"PATH": os.environ["PATH"], "HOME": str(folder), "LANG": "C.UTF-8", "SCHEMATHESIS_HOOKS": str(HOOKS)},
         capture_output=True,
         text=True,
         timeout=120,
@@ -242,8 +237,7 @@ def test_one_value_a_row_may_stand_without_brackets_but_not_in_a_list_of_rows() 
 
 
 @pytest.mark.parametrize(
-    ("datatype", "low", "high"),
-    [("UINT8", 0, 255), ("INT64", -(2**63), 2**63 - 1), ("UINT64", 0, 2**64 - 1)],
+    ("datatype", "low", "high"), [("UINT8", 0, 255), ("INT64", -(2**63), 2**63 - 1), ("UINT64", 0, 2**64 - 1)]
 )
 def test_numbers_have_the_bounds_of_their_datatype(datatype: Any, low: int, high: int) -> None:
     assert accepted(one(datatype, [-1]), low, high, [low, high], low - 1, high + 1) == [True, True, True, False, False]

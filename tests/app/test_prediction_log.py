@@ -266,7 +266,7 @@ def test_complaints_come_once_a_minute(
 ) -> None:
     log = start()
     clock = [100.0]
-    monkeypatch.setattr(prediction_log.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("server.telemetry.prediction_log.time.monotonic", lambda: clock[0])
     file.unlink()
     file.mkdir()
     for seconds in (100, 130, 159, 161, 200, 222):

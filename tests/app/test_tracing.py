@@ -134,10 +134,12 @@ def test_a_prediction_is_a_span_in_the_callers_trace_with_its_wait_and_its_run_i
     assert f"{server.parent.trace_id:032x}/{server.parent.span_id:016x}" == f"{TRACE}/{CALLER}"
     assert server.parent.trace_state["vendor"] == "1"
     assert server.kind is SpanKind.SERVER
-    for part in (queue, run):
-        assert part.parent is not None
-        assert part.parent.span_id == server.context.span_id
-        assert part.context.trace_id == server.context.trace_id == int(TRACE, 16)
+    assert server.context is not None
+    assert server.context.trace_id == int(TRACE, 16)
+    assert queue.parent == run.parent == server.context
+    assert queue.context is not None
+    assert run.context is not None
+    assert queue.context.trace_id == run.context.trace_id == server.context.trace_id
     assert server.start_time is not None
     assert server.end_time is not None
     assert server.end_time - server.start_time == pytest.approx(500e6, rel=0.02)

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_iris
+from sklearn import datasets
 
 from server.model.loaded_model import load_model
 from tests.app.harness import APP, IRIS, MODEL, SETOSA
 
+FLOWERS: Any = datasets.load_iris()
+DATA = FLOWERS.data[:, [0, 2, 3]].astype(np.float32)
 SCRIPT = APP.parent / "examples" / "iris" / "train.py"
 
 
@@ -31,8 +33,7 @@ def test_training_and_packaging_again_gives_the_shipped_model(tmp_path: Path) ->
     packaged = json.loads((tmp_path / "iris/model.json").read_text())
     assert packaged.pop("source").keys() == IRIS["source"].keys()
     assert packaged == {name: value for name, value in IRIS.items() if name != "source"}
-    data = load_iris().data[:, [0, 2, 3]].astype(np.float32)
-    again, shipped = (load_model(folder).run({"input": data}) for folder in (tmp_path / "iris", MODEL))
+    again, shipped = (load_model(folder).run({"input": DATA}) for folder in (tmp_path / "iris", MODEL))
     assert np.array_equal(again["species"], shipped["species"])
     assert np.allclose(again["probabilities"], shipped["probabilities"], atol=1e-6)
 
@@ -40,14 +41,13 @@ def test_training_and_packaging_again_gives_the_shipped_model(tmp_path: Path) ->
 def test_the_onnx_file_says_what_the_trained_pipeline_says(script: dict[str, Any]) -> None:
     training, _, classes, _ = script["split"]()
     pipeline = script["train"](training, classes)
-    data = load_iris().data[:, [0, 2, 3]].astype(np.float32)
 
-    outputs = load_model(MODEL).run({"input": data})
+    outputs = load_model(MODEL).run({"input": DATA})
 
-    assert np.array_equal(outputs["species"], pipeline.predict(data))
-    assert np.allclose(outputs["probabilities"], pipeline.predict_proba(data), atol=1e-5)
+    assert np.array_equal(outputs["species"], pipeline.predict(DATA))
+    assert np.allclose(outputs["probabilities"], pipeline.predict_proba(DATA), atol=1e-5)
     labels = [output["labels"] for output in IRIS["outputs"]]
-    assert labels == [load_iris().target_names.tolist()] * 2
+    assert labels == [FLOWERS.target_names.tolist()] * 2
 
 
 def test_the_model_is_worth_serving(script: dict[str, Any]) -> None:

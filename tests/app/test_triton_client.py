@@ -32,11 +32,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         [helper.make_node("Identity", [name], [f"{name}_out"]) for name in types],
         inputs=[tensor(name, *described) for name, described in types.items()],
         outputs=[tensor(f"{name}_out", *described) for name, described in types.items()],
-        example=[],
+        example={"inputs": {"x": [1, 2], "n": 3, "text": "four"}},
     )
-    description = json.loads((folder / "model.json").read_text())
-    description["example"] = {"inputs": {"x": [1, 2], "n": 3, "text": "four"}}
-    (folder / "model.json").write_text(json.dumps(description))
     server = Server({"MODEL_DIR": str(folder)})
     yield server
     server.stop()
@@ -52,14 +49,19 @@ def inputs(binary: bool, **changed: Any) -> list[triton.InferInput]:
     made: list[triton.InferInput] = []
     for name, datatype, array in (("x", "FP32", X), ("n", "INT64", N), ("text", "BYTES", TEXT)):
         data = changed.get(name, array)
-        given = triton.InferInput(name, list(data.shape), datatype)
-        given.set_data_from_numpy(data, binary_data=binary)
-        made.append(given)
+        made.append(triton.InferInput(name, list(data.shape), datatype))
+        made[-1].set_data_from_numpy(data, binary_data=binary)
     return made
 
 
-def as_text(array: np.ndarray) -> list[str]:
-    return [each.decode() if isinstance(each, bytes) else each for each in array.tolist()]
+def given(result: triton.InferResult, name: str) -> np.ndarray:
+    array = result.as_numpy(name)
+    assert array is not None
+    return array
+
+
+def text(result: triton.InferResult) -> list[str]:
+    return [each.decode() if isinstance(each, bytes) else each for each in given(result, "text_out").tolist()]
 
 
 def test_health_and_metadata(client: triton.InferenceServerClient) -> None:
@@ -87,10 +89,10 @@ def test_tensors_come_back_as_they_went(
     result = client.infer("test", inputs(binary_in), model_version="1", outputs=wanted, request_id="r-1", timeout=10**6)
     response = result.get_response()
     assert (response["id"], response["model_name"], response["model_version"]) == ("r-1", "test", "1")
-    assert np.array_equal(result.as_numpy("x_out"), X)
-    assert result.as_numpy("x_out").dtype == np.float32
-    assert np.array_equal(result.as_numpy("n_out"), N)
-    assert as_text(result.as_numpy("text_out")) == TEXT.tolist()
+    assert np.array_equal(given(result, "x_out"), X)
+    assert given(result, "x_out").dtype == np.float32
+    assert np.array_equal(given(result, "n_out"), N)
+    assert text(result) == TEXT.tolist()
 
 
 def test_json_and_binary_in_one_request(client: triton.InferenceServerClient) -> None:
@@ -100,8 +102,8 @@ def test_json_and_binary_in_one_request(client: triton.InferenceServerClient) ->
         triton.InferRequestedOutput("n_out", binary_data=False),
     ]
     result = client.infer("test", mixed, outputs=wanted)
-    assert as_text(result.as_numpy("text_out")) == TEXT.tolist()
-    assert np.array_equal(result.as_numpy("n_out"), N)
+    assert text(result) == TEXT.tolist()
+    assert np.array_equal(given(result, "n_out"), N)
     assert result.as_numpy("x_out") is None
 
 
@@ -112,7 +114,7 @@ def test_requests_at_the_same_time(server: Server) -> None:
             for number in range(64)
         ]
         for number, request in enumerate(running):
-            assert request.get_result().as_numpy("n_out").tolist() == [number, -number]
+            assert given(request.get_result(), "n_out").tolist() == [number, -number]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,7 @@ def test_mistakes_are_told(
         client.infer("test", inputs(True, **changed))
     assert error.value.status() == status
     assert message in error.value.message()
-    assert np.array_equal(client.infer("test", inputs(True)).as_numpy("x_out"), X)
+    assert np.array_equal(given(client.infer("test", inputs(True)), "x_out"), X)
 
 
 def test_what_is_not_supported_is_told(client: triton.InferenceServerClient) -> None:
@@ -149,8 +151,8 @@ def test_the_shipped_model(iris: Server) -> None:
         row = triton.InferInput(described["inputs"][0]["name"], [1, 3], described["inputs"][0]["datatype"])
         row.set_data_from_numpy(np.array([SETOSA], np.float32))
         result = client.infer(IRIS["name"], [row])
-    assert described["parameters"]["labels"]["species"][result.as_numpy("species")[0]] == "setosa"
-    assert result.as_numpy("probabilities").shape == (1, 3)
+    assert described["parameters"]["labels"]["species"][given(result, "species")[0]] == "setosa"
+    assert given(result, "probabilities").shape == (1, 3)
 
 
 def test_a_megabyte_is_at_least_five_times_faster_in_binary(start_server: StartServer, tmp_path: Path) -> None:
@@ -187,8 +189,8 @@ def test_a_megabyte_is_at_least_five_times_faster_in_binary(start_server: StartS
             [answer(body, headers) for _ in range(4)]
             for body, headers in ((as_json, {"content-type": "application/json"}), (as_binary, length))
         )
-    given = binaries[0][1]
-    data = given.content[int(given.headers["inference-header-content-length"]) :]
+    binary = binaries[0][1]
+    data = binary.content[int(binary.headers["inference-header-content-length"]) :]
     assert data == (-values).tobytes()
     assert np.array_equal(np.float32(jsons[0][1].json()["outputs"][0]["data"]), -values.ravel())
     assert min(seconds for seconds, _ in jsons) > 5 * min(seconds for seconds, _ in binaries)

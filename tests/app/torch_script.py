@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
-from torch.export import Dim
+import torch  # pyright: ignore[reportMissingImports]  # the interpreter that runs this script has it
+from torch import nn  # pyright: ignore[reportMissingImports]
+from torch.export import Dim  # pyright: ignore[reportMissingImports]
 
 
 def naive(folder: Path) -> str:

@@ -30,6 +30,7 @@ REFERENCE: dict[str, dict[str, float]] = {
     "age": {"0": 0.25, "1": 0.25, "2": 0.5, "3": 0},
     "city": {"Aix": 0.5, "Bonn": 0.5, "other": 0},
 }
+SIDES = {"age": "feature", "city": "feature", "buys": "output"}
 OUTPUT_REFERENCE = {"no": 0.9, "yes": 0.1}
 FIRST = {"age": {"0": 4, "1": 12, "2": 20, "3": 0}, "city": {"Aix": 30, "Bonn": 0, "other": 6}}
 """What the first replica counts a minute."""
@@ -66,32 +67,33 @@ def replica(
     """What Prometheus has of one replica."""
     who = {"job": "m", "instance": instance}
     made = [series("model_info", who | {"name": "m", "version": version}, start=1)]
-    for feature, reference in REFERENCE.items():
+    counts = {**bins, "buys": outputs}
+    for column, reference in {**REFERENCE, "buys": OUTPUT_REFERENCE}.items():
+        of_column = who | {"side": SIDES[column], "column": column}
         for each, ratio in reference.items():
-            labels = who | {"side": "feature", "column": feature, "bin": each}
-            made.append(series("model_values_total", labels, a_minute=bins[feature][each]))
+            labels = of_column | {"bin": each}
+            made.append(series("model_values_total", labels, a_minute=counts[column][each]))
             made.append(series("model_reference_ratio", labels, start=ratio))
-    for each, ratio in OUTPUT_REFERENCE.items():
-        labels = who | {"side": "output", "column": "buys", "bin": each}
-        made.append(series("model_values_total", labels, a_minute=outputs[each]))
-        made.append(series("model_reference_ratio", labels, start=ratio))
-    for side, column in (("feature", "age"), ("feature", "city"), ("output", "buys")):
-        kinds = ("missing", "nan", "out_of_range" if column == "age" else "unseen")
-        for kind in kinds:
-            labels = who | {"side": side, "column": column, "kind": kind}
+        for kind in ("missing", "nan", "out_of_range" if column == "age" else "unseen"):
+            labels = of_column | {"kind": kind}
             made.append(series("model_unusual_values_total", labels, a_minute=UNUSUAL.get((kind, column), 0)))
     for phase, times in (("run", 1), ("total", 2)):
         for le, count in SECONDS_BUCKETS.items():
-            made.append(
-                series(
-                    "model_request_duration_seconds_bucket", who | {"phase": phase, "le": le}, a_minute=count * times
-                )
-            )
+            labels = who | {"phase": phase, "le": le}
+            made.append(series("model_request_duration_seconds_bucket", labels, a_minute=count * times))
     for (path, code), count in REQUESTS.items():
         made.append(series("model_requests_total", who | {"path": path, "code": code}, a_minute=count))
     made.append(series("model_batch_rows_sum", who, a_minute=70))
     made.append(series("model_batch_rows_count", who, a_minute=20))
     return made
+
+
+def replicas(first: str, second: str) -> list[dict[str, str]]:
+    """Two replicas, of these versions."""
+    return [*replica("a", first, FIRST, FIRST_OUTPUT), *replica("b", second, SECOND, SECOND_OUTPUT)]
+
+
+INFO = series("model_info", {"job": "m", "instance": "a", "name": "m", "version": "1"}, start=1)
 
 
 def psi(live: Mapping[str, float], reference: Mapping[str, float]) -> float:
@@ -132,7 +134,15 @@ def recorded(metric: str, side: str, column: str, version: str = "1", **more: st
 def check(promtool: Sequence[str], folder: Path, *tests: dict[str, Any]) -> None:
     """Let promtool run tests; its report is the assertion's message."""
     file = folder / "test.json"
-    file.write_text(json.dumps({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}))
+    file.write_text(
+        json.dumps(
+            {
+                "rule_files": [str(RULES)],
+                "evaluation_interval": "1m",
+                "tests": [{"interval": "1m"} | test for test in tests],
+            }
+        )
+    )
     done = subprocess.run([*promtool, "test", "rules", str(file)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -149,19 +159,18 @@ def test_every_query_gives_what_python_computes(promtool: list[str], tmp_path: P
     sizes = {feature: 60 * sum(live[feature].values()) for feature in REFERENCE}
     all_sizes = sizes | {"buys": 60 * sum(output.values())}
     all_scores = scores | {"buys": psi(output, OUTPUT_REFERENCE)}
-    sides = {"age": "feature", "city": "feature", "buys": "output"}
-    values = {column: all_sizes[column] + 60 * 2 * (4 if column == "age" else 0) for column in sides}
+    values = {column: all_sizes[column] + 60 * 2 * (4 if column == "age" else 0) for column in SIDES}
 
     def unusual(kind: str, *columns: str) -> dict[str, float]:
         return {
-            labels(job="m", name="m", version="1", side=sides[column], column=column, kind=kind): (
+            labels(job="m", name="m", version="1", side=SIDES[column], column=column, kind=kind): (
                 60 * 2 * UNUSUAL.get((kind, column), 0) / values[column]
             )
             for column in columns
         }
 
     def by_column(figures: Mapping[str, float]) -> dict[str, float]:
-        return {recorded("", sides[column], column): figure for column, figure in figures.items()}
+        return {recorded("", SIDES[column], column): figure for column, figure in figures.items()}
 
     phases = {labels(job="m", phase=phase): 1.0 for phase in ("run", "total")}
     expected: dict[str, dict[str, float]] = {
@@ -169,8 +178,8 @@ def test_every_query_gives_what_python_computes(promtool: list[str], tmp_path: P
         "Its sample size": {labels(column=name): size for name, size in sizes.items()},
         "PSI by version, from the rules": by_column(all_scores),
         "Its sample size by version, from the rules": by_column(all_sizes),
-        "Missing": unusual("missing", *sides),
-        "NaN or infinite": unusual("nan", *sides),
+        "Missing": unusual("missing", *SIDES),
+        "NaN or infinite": unusual("nan", *SIDES),
         "Out of the training data's range": unusual("out_of_range", "age"),
         "Categories not seen in training": unusual("unseen", "city", "buys"),
         "Latency: the 99th percentile by phase": phases,
@@ -181,15 +190,8 @@ def test_every_query_gives_what_python_computes(promtool: list[str], tmp_path: P
         "Rows a run of the model": {labels(job="m"): 3.5},
     }
     assert QUERIES.keys() == expected.keys()
-    check(
-        promtool,
-        tmp_path,
-        {
-            "interval": "1m",
-            "input_series": [*replica("a", "1", FIRST, FIRST_OUTPUT), *replica("b", "1", SECOND, SECOND_OUTPUT)],
-            "promql_expr_test": [expectation(QUERIES[name], samples) for name, samples in expected.items()],
-        },
-    )
+    queries = [expectation(QUERIES[name], samples) for name, samples in expected.items()]
+    check(promtool, tmp_path, {"input_series": replicas("1", "1"), "promql_expr_test": queries})
 
 
 def test_versions_are_not_mixed(promtool: list[str], tmp_path: Path) -> None:
@@ -198,34 +200,15 @@ def test_versions_are_not_mixed(promtool: list[str], tmp_path: Path) -> None:
         for version, counts in (("1", FIRST), ("2", SECOND))
         for feature in REFERENCE
     }
-    check(
-        promtool,
-        tmp_path,
-        {
-            "interval": "1m",
-            "input_series": [*replica("a", "1", FIRST, FIRST_OUTPUT), *replica("b", "2", SECOND, SECOND_OUTPUT)],
-            "promql_expr_test": [expectation('model:psi:1h{side="feature"}', expected)],
-        },
-    )
+    queries = [expectation('model:psi:1h{side="feature"}', expected)]
+    check(promtool, tmp_path, {"input_series": replicas("1", "2"), "promql_expr_test": queries})
 
 
 def test_silence_has_no_score(promtool: list[str], tmp_path: Path) -> None:
     nothing = {feature: dict.fromkeys(reference, 0.0) for feature, reference in REFERENCE.items()}
     idle = [each for each in replica("a", "1", nothing, dict.fromkeys(OUTPUT_REFERENCE, 0)) if "bin=" in each["series"]]
-    check(
-        promtool,
-        tmp_path,
-        {
-            "interval": "1m",
-            "input_series": [
-                *idle,
-                series("model_info", {"job": "m", "instance": "a", "name": "m", "version": "1"}, start=1),
-            ],
-            "promql_expr_test": [
-                expectation(query, {}) for query in ("model:psi:1h", QUERIES["PSI of each feature over all replicas"])
-            ],
-        },
-    )
+    queries = [expectation(each, {}) for each in ("model:psi:1h", QUERIES["PSI of each feature over all replicas"])]
+    check(promtool, tmp_path, {"input_series": [*idle, INFO], "promql_expr_test": queries})
 
 
 def test_each_alert_fires_when_it_should(promtool: list[str], tmp_path: Path) -> None:
@@ -245,8 +228,7 @@ def test_each_alert_fires_when_it_should(promtool: list[str], tmp_path: Path) ->
         promtool,
         tmp_path,
         {
-            "interval": "1m",
-            "input_series": [*replica("a", "1", FIRST, FIRST_OUTPUT), *replica("b", "1", SECOND, SECOND_OUTPUT)],
+            "input_series": replicas("1", "1"),
             "alert_rule_test": [{"eval_time": "2h", "alertname": "ModelDrift", "exp_alerts": drifts}],
             "promql_expr_test": [
                 expectation(
@@ -264,9 +246,8 @@ def test_each_alert_fires_when_it_should(promtool: list[str], tmp_path: Path) ->
             ],
         },
         {
-            "interval": "1m",
             "input_series": [
-                series("model_info", {"job": "m", "instance": "a", "name": "m", "version": "1"}, start=1),
+                INFO,
                 *(
                     series(
                         "model_request_duration_seconds_bucket",
@@ -278,5 +259,5 @@ def test_each_alert_fires_when_it_should(promtool: list[str], tmp_path: Path) ->
             ],
             "promql_expr_test": [expectation(firing, {labels(alertname="ModelSlow"): 1})],
         },
-        {"interval": "1m", "promql_expr_test": [expectation(firing, {labels(alertname="ModelAbsent"): 1})]},
+        {"promql_expr_test": [expectation(firing, {labels(alertname="ModelAbsent"): 1})]},
     )
