@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Coroutine
 from pathlib import Path
 
-from tests.app.client import Answer, Client
+from tests.app.client import Client
 from tests.app.conftest import StartServer
 from tests.app.harness import slow_model
+from tests.app.wire import Answer
 
 QUEUE_SECONDS = 0.5
 STEPS = 4000
@@ -44,7 +45,7 @@ class Tally:
             assert b'"prediction":%d' % ANSWER in answer.body, answer
             self.seconds.append(time.perf_counter() - started)
         elif answer.status == 429:
-            self.retry_after.append(int(answer.headers[b"retry-after"]))
+            self.retry_after.append(int(answer.headers["retry-after"]))
 
     def percentile(self, share: float) -> float:
         return sorted(self.seconds)[math.ceil(share * len(self.seconds)) - 1]
