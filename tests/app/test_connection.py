@@ -307,66 +307,43 @@ HEAD = b"POST / HTTP/1.1\r\nhost: x\r\n"
 CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
 
 
-@pytest.mark.parametrize(
-    ("bytes_sent", "status"),
-    [
-        (b"hello\r\n\r\n", 400),
-        (b"\x16\x03\x01\x02\x00\x01", 400),
-        (b"\x00", 400),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
-        (b"get / HTTP/1.1\r\nhost: x\r\n\r\n", 400),
-        (b"NONSENSE / HTTP/1.1\r\nhost: x\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n", 400),
-        (b"GET / HTTP/1.2\r\nhost: x\r\n\r\n", 400),
-        (b"GET / HTTP/2.0\r\nhost: x\r\n\r\n", 505),
-        (b"GET / HTTP/2.0\r\nhost: x\r\nconnection: keep-alive\r\n\r\n", 505),
-        (b"GET / HTTP/0.9\r\nhost: x\r\n\r\n", 505),
-        (b"GET /\r\n\r\n", 505),
-        (b"GET / b HTTP/1.1\r\nhost: x\r\n\r\n", 400),
-        (b"GET a HTTP/1.1\r\nhost: x\r\n\r\n", 400),
-        (b"GET /\xff\x01 HTTP/1.1\r\nhost: x\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\nhost: x\n\n", 400),
-        (b"GET / HTTP/1.1\r\nhost: x\r\n\n", 400),
-        (HEAD + b"a: b\rc: d\r\n\r\n", 400),
-        (HEAD + b"a: b\nc: d\r\n\r\n", 400),
-        (HEAD + b"a: b\0\r\n\r\n", 400),
-        (HEAD + b"a: b\r\n c\r\n\r\n", 400),
-        (HEAD + b"a: b\r\n\tc\r\n\r\n", 400),
-        (HEAD + b" a: b\r\n\r\n", 400),
-        (HEAD + b"a : b\r\n\r\n", 400),
-        (HEAD + b": b\r\n\r\n", 400),
-        (HEAD + b"a\r\n\r\n", 400),
-        (HEAD + b"content-length: 1\r\ncontent-length: 1\r\n\r\n", 400),
-        (HEAD + b"content-length: 1, 1\r\n\r\n", 400),
-        (HEAD + b"content-length: +1\r\n\r\n", 400),
-        (HEAD + b"content-length: -1\r\n\r\n", 400),
-        (HEAD + b"content-length: 1_0\r\n\r\n", 400),
-        (HEAD + b"content-length: 0x1\r\n\r\n", 400),
-        (HEAD + b"content-length:\r\n\r\n", 400),
-        (HEAD + b"content-length: 99999999999999999999\r\n\r\n", 400),
-        (HEAD + b"content-length: 18446744073709551615\r\n\r\n", 413),
-        (HEAD + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 400),
-        (HEAD + b"transfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n0\r\n\r\n", 400),
-        (HEAD + b"transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n", 400),
-        (HEAD + b"transfer-encoding: chunked, chunked\r\n\r\n", 400),
-        (HEAD + b"transfer-encoding: chunked, identity\r\n\r\n", 400),
-        (HEAD + b"transfer-encoding: xchunked\r\n\r\n", 501),
-        (HEAD + b"transfer-encoding: gzip\r\n\r\n", 501),
-        (HEAD + b"transfer-encoding: gzip, chunked\r\n\r\n", 501),
-        (HEAD + b"transfer-encoding:\r\n\r\n", 400),
-        (CHUNKED + b"xyz\r\n", 400),
-        (CHUNKED + b"-1\r\n", 400),
-        (CHUNKED + b"0x1\r\n", 400),
-        (CHUNKED + b" 1\r\n", 400),
-        (CHUNKED + b"ffffffffffffffffff\r\n", 400),
-        (CHUNKED + b"3\r\nabcd\r\n", 400),
-        (CHUNKED + b"3\nabc\r\n", 400),
-        (CHUNKED + b"0\r\n\n", 400),
-        (CHUNKED + b"0\r\ntrailer\r\n\r\n", 400),
-        (b"CONNECT x:443 HTTP/1.1\r\nhost: x\r\n\r\nwhatever", 501),
-        (b"CONNECT / HTTP/1.1\r\nhost: x\r\n\r\n", 501),
+MALFORMED = {
+    400: [
+        *(b"hello\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"\x00", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        *(b"get / HTTP/1.1\r\nhost: x\r\n\r\n", b"NONSENSE / HTTP/1.1\r\nhost: x\r\n\r\n"),
+        *(b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n"),
+        *(b"GET / HTTP/1.1\nhost: x\n\n", b"GET / HTTP/1.1\r\nhost: x\r\n\n", b"GET / HTTP/1.2\r\nhost: x\r\n\r\n"),
+        *(b"GET %b HTTP/1.1\r\nhost: x\r\n\r\n" % target for target in (b"/ b", b"a", b"/\xff\x01")),
+        *(
+            HEAD + line + b"\r\n\r\n"
+            for line in (b"a: b\rc: d", b"a: b\nc: d", b"a: b\0", b"a: b\r\n c", b"a: b\r\n\tc")
+        ),
+        *(HEAD + line + b"\r\n\r\n" for line in (b" a: b", b"a : b", b": b", b"a")),
+        *(HEAD + b"content-length:%b\r\n\r\n" % length for length in (b" 1\r\ncontent-length: 1", b" 1, 1", b"")),
+        *(HEAD + b"content-length: %b\r\n\r\n" % length for length in (b"+1", b"-1", b"1_0", b"0x1", b"9" * 20)),
+        HEAD + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        HEAD + b"transfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n0\r\n\r\n",
+        HEAD + b"transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n",
+        *(HEAD + b"transfer-encoding: chunked, %b\r\n\r\n" % coding for coding in (b"chunked", b"identity")),
+        HEAD + b"transfer-encoding:\r\n\r\n",
+        *(CHUNKED + size + b"\r\n" for size in (b"xyz", b"-1", b"0x1", b" 1", b"f" * 18, b"3\r\nabcd", b"3\nabc")),
+        CHUNKED + b"0\r\n\n",
+        CHUNKED + b"0\r\ntrailer\r\n\r\n",
     ],
+    413: [HEAD + b"content-length: 18446744073709551615\r\n\r\n"],
+    501: [
+        *(HEAD + b"transfer-encoding: %b\r\n\r\n" % coding for coding in (b"xchunked", b"gzip", b"gzip, chunked")),
+        *(b"CONNECT x:443 HTTP/1.1\r\nhost: x\r\n\r\nwhatever", b"CONNECT / HTTP/1.1\r\nhost: x\r\n\r\n"),
+    ],
+    505: [
+        *(b"GET / HTTP/2.0\r\nhost: x\r\n%b\r\n" % more for more in (b"", b"connection: keep-alive\r\n")),
+        *(b"GET / HTTP/0.9\r\nhost: x\r\n\r\n", b"GET /\r\n\r\n"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("bytes_sent", "status"), [(sent, status) for status, cases in MALFORMED.items() for sent in cases]
 )
 def test_what_is_not_http_is_answered_and_ends_the_connection(side: Side, bytes_sent: bytes, status: int) -> None:
     wire = side.tell(GET + bytes_sent)
