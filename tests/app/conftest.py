@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.app.harness import Server
+from tests.app.harness import Server, slow_model
 
 StartServer = Callable[..., Server]
 
@@ -35,6 +36,12 @@ def start_server() -> Iterator[StartServer]:
     yield start
     for server in started:
         server.stop()
+
+
+@pytest.fixture
+def start_slow_server(start_server: StartServer, tmp_path: Path) -> StartServer:
+    """`start_slow_server(steps, VARIABLE="value", ...)` serves `slow_model`."""
+    return lambda steps, **environment: start_server(MODEL_DIR=str(slow_model(tmp_path, steps)), **environment)
 
 
 @pytest.fixture(scope="module")

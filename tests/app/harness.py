@@ -72,8 +72,9 @@ class Server:
 
         with self._changed:
             self._changed.wait_for(lambda: found() or self.process.poll() is not None, _READY_SECONDS)
-            assert (lines := found()), f"no {name!r} in {self.stderr}"
-            return lines[0]
+            lines = found()
+        assert lines, f"no {name!r} in {self.stderr}"
+        return lines[0]
 
     @property
     def url(self) -> str:
