@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -9,6 +10,7 @@ import socket
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -286,33 +288,30 @@ class Load:
         self.answers = 0
         self._port = port
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(fresh,)) for fresh in (True, True, False, False)]
+        self._threads = ThreadPoolExecutor(4)
 
     def _run(self, fresh: bool) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
-        while not self._stop.is_set():
-            try:
-                connection.request("POST", "/predict", BODY)
-                response = connection.getresponse()
-                if response.status != 200 or b"setosa" not in response.read():
-                    self.failures.append(f"status {response.status}")
-                self.answers += 1
-            except (OSError, http.client.HTTPException) as error:
-                self.failures.append(repr(error))
-                connection.close()
-            if fresh:
-                connection.close()
-        connection.close()
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)) as connection:
+            while not self._stop.is_set():
+                try:
+                    connection.request("POST", "/predict", BODY)
+                    response = connection.getresponse()
+                    if response.status != 200 or b"setosa" not in response.read():
+                        self.failures.append(f"status {response.status}")
+                    self.answers += 1
+                except (OSError, http.client.HTTPException) as error:
+                    self.failures.append(repr(error))
+                    connection.close()
+                if fresh:
+                    connection.close()
 
     def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
+        self._threads.map(self._run, (True, True, False, False))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        for thread in self._threads:
-            thread.join()
+        self._threads.shutdown()
 
 
 def test_hand_over_on_a_shared_socket_loses_no_request(start_server: StartServer) -> None:

@@ -328,26 +328,14 @@ def test_a_missing_file_is_refused_with_its_name(tmp_path: Path, missing: str) -
         load_model(tmp_path)
 
 
-def _external(name: str) -> onnx.TensorProto:
-    weights = onnx.TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
-    weights.external_data.add(key="location", value="../../etc/passwd")
-    return weights
+EXTERNAL = onnx.TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+EXTERNAL.external_data.add(key="location", value="../../etc/passwd")
+IN_INITIALIZER = helper.make_graph([], "g", [], [], [EXTERNAL])
+IN_ATTRIBUTE = helper.make_graph([helper.make_node("Constant", [], ["w"], value=EXTERNAL)], "g", [], [])
+IF = helper.make_node("If", ["c"], ["w"], then_branch=IN_INITIALIZER, else_branch=IN_ATTRIBUTE)
 
 
-def _with_initializer() -> onnx.GraphProto:
-    return helper.make_graph([], "g", [], [], [_external("w")])
-
-
-def _in_attribute() -> onnx.GraphProto:
-    return helper.make_graph([helper.make_node("Constant", [], ["w"], value=_external("w"))], "g", [], [])
-
-
-def _in_branch() -> onnx.GraphProto:
-    branch = helper.make_node("If", ["c"], ["w"], then_branch=_with_initializer(), else_branch=_in_attribute())
-    return helper.make_graph([branch], "g", [], [])
-
-
-@pytest.mark.parametrize("graph", [_with_initializer(), _in_attribute(), _in_branch()])
+@pytest.mark.parametrize("graph", [IN_INITIALIZER, IN_ATTRIBUTE, helper.make_graph([IF], "g", [], [])])
 def test_weights_in_other_files_are_refused_wherever_they_hide(tmp_path: Path, graph: onnx.GraphProto) -> None:
     content = helper.make_model(graph).SerializeToString()
     assert has_external_data(content)
