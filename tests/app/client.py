@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from types import TracebackType
-from typing import NamedTuple
 
-
-class Answer(NamedTuple):
-    status: int
-    headers: dict[bytes, bytes]
-    body: bytes
+from tests.app.wire import Answer, head, read_head
 
 
 class Client:
@@ -23,9 +17,7 @@ class Client:
         self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._writer.close()
 
     async def post(self, path: str, body: bytes, **headers: str) -> Answer:
@@ -37,15 +29,12 @@ class Client:
         return await self.read()
 
     def send(self, method: str, path: str, body: bytes, **headers: str) -> None:
-        lines = [f"{method} {path} HTTP/1.1", "Host: test", f"Content-Length: {len(body)}"]
-        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-        self._writer.write("\r\n".join([*lines, "", ""]).encode() + body)
+        lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        self._writer.write(head(path, *lines, length=len(body), method=method) + body)
 
     async def read(self) -> Answer:
-        head = await self._reader.readuntil(b"\r\n\r\n")
-        first, *lines = head[:-4].split(b"\r\n")
-        headers = dict(line.lower().split(b": ", 1) for line in lines)
-        return Answer(int(first[9:12]), headers, await self._reader.readexactly(int(headers[b"content-length"])))
+        status, headers = read_head((await self._reader.readuntil(b"\r\n\r\n"))[:-4])
+        return Answer(status, headers, await self._reader.readexactly(int(headers["content-length"])))
 
     def leave(self) -> None:
         """At once, whatever is on its way."""

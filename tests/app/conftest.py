@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.app.harness import Server
+from tests.app.harness import Server, slow_model
 
 StartServer = Callable[..., Server]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that is a coroutine on an event loop of its own, for two minutes at most."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    given = {name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters}
+    asyncio.run(asyncio.wait_for(pyfuncitem.obj(**given), 120))
+    return True
 
 
 @pytest.fixture
@@ -23,6 +36,12 @@ def start_server() -> Iterator[StartServer]:
     yield start
     for server in started:
         server.stop()
+
+
+@pytest.fixture
+def start_slow_server(start_server: StartServer, tmp_path: Path) -> StartServer:
+    """`start_slow_server(steps, VARIABLE="value", ...)` serves `slow_model`."""
+    return lambda steps, **environment: start_server(MODEL_DIR=str(slow_model(tmp_path, steps)), **environment)
 
 
 @pytest.fixture(scope="module")

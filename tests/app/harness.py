@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +16,8 @@ from typing import Any
 import httpx
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+import onnx.parser
+from onnx import helper
 
 from server.model.tensors import DTYPES
 
@@ -33,13 +35,8 @@ class Server:
         self, environment: Mapping[str, str], pass_fds: tuple[int, ...] = (), python: str = sys.executable
     ) -> None:
         inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        defaults = {
-            "PYTHONPATH": str(APP),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "HOST": "127.0.0.1",
-            "PORT": "0",
-            "DRAIN_SECONDS": "0",
-        }
+        defaults = {"PYTHONPATH": str(APP), "PYTHONDONTWRITEBYTECODE": "1"}
+        defaults |= {"HOST": "127.0.0.1", "PORT": "0", "DRAIN_SECONDS": "0"}
         self.process = subprocess.Popen(
             [python, "-m", "server"],
             env=inherited | defaults | dict(environment),
@@ -70,15 +67,14 @@ class Server:
     def event(self, name: str) -> dict[str, Any]:
         """Wait for a log line with this event."""
 
-        def found() -> dict[str, Any] | None:
-            return next((line for line in self.logs if line["event"] == name), None)
+        def found() -> list[dict[str, Any]]:
+            return [line for line in self.logs if line["event"] == name]
 
         with self._changed:
-            if not self._changed.wait_for(lambda: found() or self.process.poll() is not None, _READY_SECONDS):
-                raise AssertionError(f"no {name!r} in {self.stderr}")
-            line = found()
-        assert line is not None, self.stderr
-        return line
+            self._changed.wait_for(lambda: found() or self.process.poll() is not None, _READY_SECONDS)
+            lines = found()
+        assert lines, f"no {name!r} in {self.stderr}"
+        return lines[0]
 
     @property
     def url(self) -> str:
@@ -87,6 +83,9 @@ class Server:
     @property
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
 
     def post(self, body: str | bytes, path: str = "/predict", **options: Any) -> httpx.Response:
         return httpx.post(f"{self.url}{path}", content=body, timeout=10, trust_env=False, **options)
@@ -117,7 +116,7 @@ def tensor(name: str, datatype: str, shape: list[int], **more: Any) -> dict[str,
 
 def write_model(
     folder: Path,
-    nodes: list[onnx.NodeProto],
+    nodes: str | list[onnx.NodeProto],
     *,
     example: list[Any] | dict[str, Any],
     inputs: list[dict[str, Any]] | None = None,
@@ -125,10 +124,12 @@ def write_model(
     initializers: list[onnx.TensorProto] | None = None,
     **manifest: Any,
 ) -> Path:
-    """A model folder from a few nodes between `x` and `y`; by default FP32 [-1, 1] on both sides.
+    """A model folder from a few nodes, or their text, between `x` and `y`; by default FP32 [-1, 1] on both sides.
 
     `example` is a body for /predict, or the row of a model with one input.
     """
+    if isinstance(nodes, str):
+        nodes = list(onnx.parser.parse_graph(f"test (x) => (y) {{ {nodes} }}").node)
     inputs = inputs or [tensor("x", "FP32", [-1, 1])]
     outputs = outputs or [tensor("y", "FP32", [-1, 1])]
     graph = helper.make_graph(nodes, "test", _values(inputs), _values(outputs), initializers or [])
@@ -156,37 +157,17 @@ def constant(name: str, values: Any) -> onnx.TensorProto:
     return onnx.numpy_helper.from_array(np.array(values), name)
 
 
-def slow_model(folder: Path, steps: int, width: int = 1, **manifest: Any) -> Path:
+def slow_model(folder: Path, steps: int, width: int = 1) -> Path:
     """y = x + steps, one step at a time; the wider, the more a run's time grows with its rows."""
-    scalar, row = [], [None, width]
-    body = helper.make_graph(
-        [
-            helper.make_node("Identity", ["go"], ["go_on"]),
-            helper.make_node("Add", ["value", "one"], ["next"]),
-        ],
-        "step",
-        [
-            helper.make_tensor_value_info("step", TensorProto.INT64, scalar),
-            helper.make_tensor_value_info("go", TensorProto.BOOL, scalar),
-            helper.make_tensor_value_info("value", TensorProto.FLOAT, row),
-        ],
-        [
-            helper.make_tensor_value_info("go_on", TensorProto.BOOL, scalar),
-            helper.make_tensor_value_info("next", TensorProto.FLOAT, row),
-        ],
-    )
-    return write_model(
-        folder,
-        [
-            helper.make_node("Add", ["x", "zeros"], ["wide"]),
-            helper.make_node("Loop", ["steps", "", "wide"], ["stepped"], body=body),
-            helper.make_node("ReduceMax", ["stepped"], ["y"], axes=[1], keepdims=1),
-        ],
-        example=[1.0],
-        initializers=[
-            constant("steps", np.int64(steps)),
-            constant("one", np.array([1.0], np.float32)),
-            constant("zeros", np.zeros(width, dtype=np.float32)),
-        ],
-        **manifest,
-    )
+    nodes = f"""
+        steps = Constant <value_int = {steps}> ()
+        one = Constant <value_floats = [1.0]> ()
+        shape = Constant <value_ints = [1, {width}]> ()
+        wide = Expand(x, shape)
+        stepped = Loop <body = step (int64 i, bool go, float[N, W] value) => (bool go_on, float[N, W] next) {{
+            go_on = Identity(go)
+            next = Add(value, one)
+        }}> (steps, , wide)
+        y = ReduceMax <axes = [1], keepdims = 1> (stepped)
+    """
+    return write_model(folder, nodes, example=[1.0])

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import helper
 
 from tests.app.client import Client
 from tests.app.conftest import StartServer
@@ -30,7 +29,7 @@ async def predict(client: Client, given: list[float], wanted: list[float], rng: 
     answer = await client.post("/predict", json.dumps(one if alone else many).encode(), x_request_id=name)
     assert answer.status == 200, answer
     assert json.loads(answer.body)["prediction" if alone else "predictions"] == (wanted[0] if alone else wanted)
-    assert answer.headers[b"x-request-id"].decode() == name
+    assert answer.headers["x-request-id"] == name
 
 
 async def infer(client: Client, given: list[float], wanted: list[float], *, binary: bool) -> None:
@@ -45,7 +44,7 @@ async def infer(client: Client, given: list[float], wanted: list[float], *, bina
     lengths = {"inference_header_content_length": str(len(header))} if binary else {}
     answer = await client.post("/v2/models/test/infer", header + data, **lengths)
     assert answer.status == 200, answer
-    end = int(answer.headers.get(b"inference-header-content-length", len(answer.body)))
+    end = int(answer.headers.get("inference-header-content-length", len(answer.body)))
     content = json.loads(answer.body[:end])
     assert content["id"] == request["id"]
     [output] = content["outputs"]
@@ -73,20 +72,19 @@ async def ask_all(port: int, offset: float, *, rowless: bool) -> None:
 @pytest.mark.parametrize(
     ("batching", "shape"), [("dynamic", [-1, 1]), ("fixed", [4, 1]), ("none", [1])], ids=["dynamic", "fixed", "none"]
 )
-def test_every_answer_of_a_quick_model_belongs_to_its_request(
+async def test_every_answer_of_a_quick_model_belongs_to_its_request(
     start_server: StartServer, tmp_path: Path, batching: str, shape: list[int]
 ) -> None:
-    sides = {"inputs": [tensor("x", "FP32", shape)], "outputs": [tensor("y", "FP32", shape)]}
-    nodes = [helper.make_node("Identity", ["x"], ["y"])]
-    server = start_server(MODEL_DIR=str(write_model(tmp_path, nodes, example=[1.0], batching=batching, **sides)))
-    asyncio.run(asyncio.wait_for(ask_all(server.port, 0, rowless=batching == "none"), 60))
+    inputs, outputs = [tensor("x", "FP32", shape)], [tensor("y", "FP32", shape)]
+    folder = write_model(tmp_path, "y = Identity(x)", inputs=inputs, outputs=outputs, example=[1.0], batching=batching)
+    await ask_all(start_server(MODEL_DIR=str(folder)).port, 0, rowless=batching == "none")
 
 
-def test_every_answer_of_a_slow_model_belongs_to_its_request(start_server: StartServer, tmp_path: Path) -> None:
+async def test_every_answer_of_a_slow_model_belongs_to_its_request(start_server: StartServer, tmp_path: Path) -> None:
     """On the inference thread, in batches, while more comes."""
     steps = 400
     server = start_server(MODEL_DIR=str(slow_model(tmp_path, steps, width=4096)))
     assert server.event("ready")["inline_rows"] < 8
-    asyncio.run(asyncio.wait_for(ask_all(server.port, steps, rowless=False), 60))
+    await ask_all(server.port, steps, rowless=False)
     runs = next(line for line in server.get("/metrics").text.splitlines() if line.startswith("model_batch_rows_count"))
     assert float(runs.split()[1]) < CLIENTS * REQUESTS / 2

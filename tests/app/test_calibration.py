@@ -25,7 +25,7 @@ def calibrated(
     """Rows that are best, rows that run inline, and a row's seconds in microseconds."""
     backend = Echo(seconds)
     monkeypatch.setattr(calibration, "time", SimpleNamespace(perf_counter=lambda: backend.now))
-    found = calibrate(echo(backend, [-1] if shape is None else shape, batching), {"x": np.float32([1])})
+    found = calibrate(echo(backend, [-1] if shape is None else shape, batching), {"x": np.ones(1, np.float32)})
     assert backend.now < 1
     return found.best_rows, found.inline_rows, round(found.seconds_per_row * 1e6, 3)
 
@@ -58,4 +58,4 @@ def test_it_keeps_a_fixed_batch_and_a_model_without_rows(monkeypatch: pytest.Mon
 
 def test_a_slow_model_is_kept_off_the_event_loop(tmp_path: Path) -> None:
     model = load_model(slow_model(tmp_path, 20_000))
-    assert calibrate(model, {"x": np.float32([[1]])}).inline_rows == 0
+    assert calibrate(model, {"x": np.ones((1, 1), np.float32)}).inline_rows == 0

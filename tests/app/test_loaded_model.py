@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper
 
 from server.errors import Problem, StartError
 from server.model.inputs import PlainRow
-from server.model.loaded_model import Model, load_model
+from server.model.loaded_model import Backend, Model, load_model
 from server.model.manifest import parse_manifest
 from server.model.onnx_file import has_external_data
 from server.model.tensors import DTYPES, Array, Tensors
@@ -21,7 +22,7 @@ from server.predictor import warm_up
 from server.protocol.predict_json import Decoder, Encoder
 from tests.app.harness import IRIS, MODEL, SETOSA, constant, tensor, write_model
 
-IDENTITY = [helper.make_node("Identity", ["x"], ["y"])]
+IDENTITY = "y = Identity(x)"
 
 
 def predict(model: Model, values: Any) -> list[Any]:
@@ -33,6 +34,11 @@ def predict(model: Model, values: Any) -> list[Any]:
 def encoded(model: Model, outputs: Tensors) -> list[Any]:
     answer = Encoder(model.manifest).encode(outputs)
     return [answer.problems.get(row, value) for row, value in enumerate(answer.values)]
+
+
+def sides(datatype: str, shape: list[int]) -> dict[str, Any]:
+    """The same tensor on both sides of a model, `x` and `y`."""
+    return {"inputs": [tensor("x", datatype, shape)], "outputs": [tensor("y", datatype, shape)]}
 
 
 def test_the_shipped_model_answers_its_example() -> None:
@@ -54,7 +60,7 @@ def test_a_single_plain_output_is_its_bare_value(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [0.0, -1.0])
 def test_an_answer_that_json_cannot_say_is_a_problem_of_its_row_alone(tmp_path: Path, value: float) -> None:
-    model = load_model(write_model(tmp_path, [helper.make_node("Log", ["x"], ["y"])], example=[1.0]))
+    model = load_model(write_model(tmp_path, "y = Log(x)", example=[1.0]))
     first, second, third = predict(model, [[1.0], [value], [1.0]])
     assert (first, third) == (0.0, 0.0)
     assert isinstance(second, Problem)
@@ -62,13 +68,10 @@ def test_an_answer_that_json_cannot_say_is_a_problem_of_its_row_alone(tmp_path: 
 
 
 def test_a_class_without_a_label_is_a_problem(tmp_path: Path) -> None:
-    outputs = [tensor("y", "INT64", [-1], labels=["a", "b"])]
-    inputs = [tensor("x", "INT64", [-1, 1])]
-    nodes = [helper.make_node("Squeeze", ["x", "axis"], ["y"])]
-    folder = write_model(
-        tmp_path, nodes, example=[1], inputs=inputs, outputs=outputs, initializers=[constant("axis", [1])]
-    )
-    good, negative, high = predict(load_model(folder), [[1], [-1], [2]])
+    inputs, outputs = [tensor("x", "INT64", [-1, 1])], [tensor("y", "INT64", [-1], labels=["a", "b"])]
+    nodes = "axis = Constant <value_ints = [1]> () y = Squeeze(x, axis)"
+    model = load_model(write_model(tmp_path, nodes, example=[1], inputs=inputs, outputs=outputs))
+    good, negative, high = predict(model, [[1], [-1], [2]])
     assert good == "b"
     assert isinstance(negative, Problem)
     assert isinstance(high, Problem)
@@ -93,16 +96,8 @@ def test_every_datatype_shape_and_batching_runs(
     shape = {"dynamic": [-1, *row_shape], "fixed": [4, *row_shape], "none": row_shape}[batching]
     samples = SAMPLES.get(datatype, [1, 2])
     rows = [np.full(row_shape, sample, dtype=DTYPES[datatype]).tolist() for sample in samples * 3]
-    model = load_model(
-        write_model(
-            tmp_path,
-            IDENTITY,
-            example=rows[0] if row_shape else {"inputs": {"x": rows[0]}},
-            inputs=[tensor("x", datatype, shape)],
-            outputs=[tensor("y", datatype, shape)],
-            batching=batching,
-        )
-    )
+    example = rows[0] if row_shape else {"inputs": {"x": rows[0]}}
+    model = load_model(write_model(tmp_path, IDENTITY, example=example, batching=batching, **sides(datatype, shape)))
     warm_up(model)
     for count in (1, 2, 4, 5, 6):
         array = np.array(rows[:count], dtype=DTYPES[datatype])
@@ -113,29 +108,23 @@ def test_every_datatype_shape_and_batching_runs(
 
 
 def test_several_inputs_of_several_requests_are_joined_in_order(tmp_path: Path) -> None:
-    nodes = [helper.make_node("Add", ["a", "b"], ["y"])]
     inputs = [tensor("a", "FP32", [-1, 2]), tensor("b", "FP32", [-1, 1])]
     outputs = [tensor("y", "FP32", [-1, 2])]
     example = {"inputs": {"a": [1, 2], "b": 3}}
-    model = load_model(write_model(tmp_path, nodes, example=example, inputs=inputs, outputs=outputs))
+    model = load_model(write_model(tmp_path, "y = Add(a, b)", example=example, inputs=inputs, outputs=outputs))
     warm_up(model)
     decoder = Decoder(model.manifest, max_rows=9)
     bodies = [b'{"inputs": {"b": 1, "a": [1, 2]}}', b'{"inputs": [{"a": [3, 4], "b": 2}, {"a": [5, 6], "b": [3]}]}']
     joined = model.join([decoder.decode(body).tensors for body in bodies])
-    assert predict_joined(model, joined) == [[2, 3], [5, 6], [8, 9]]
-
-
-def predict_joined(model: Model, joined: Tensors) -> list[Any]:
-    assert {len(array) for array in joined.values()} == {len(next(iter(joined.values())))}
-    return encoded(model, model.run(joined))
+    assert [len(array) for array in joined.values()] == [3, 3]
+    assert encoded(model, model.run(joined)) == [[2, 3], [5, 6], [8, 9]]
 
 
 def test_plain_rows_and_tensors_are_joined_in_order(tmp_path: Path) -> None:
     model = load_model(write_model(tmp_path, IDENTITY, example=[1.0]))
-    pair: Tensors = {"x": np.float32([[3], [4]])}
-    joined = model.join(
-        [PlainRow([1.0]), PlainRow([2]), pair, PlainRow([5]), {"x": np.float32([[6]])}, PlainRow([None])]
-    )
+    pair: Tensors = {"x": np.array([[3], [4]], np.float32)}
+    six: Tensors = {"x": np.array([[6]], np.float32)}
+    joined = model.join([PlainRow([1.0]), PlainRow([2]), pair, PlainRow([5]), six, PlainRow([None])])
     assert joined["x"].dtype == np.float32
     assert np.array_equal(joined["x"][:, 0], [1, 2, 3, 4, 5, 6, np.nan], equal_nan=True)
     assert model.join([PlainRow([7.0])])["x"].tolist() == [[7]]
@@ -160,9 +149,8 @@ class Echo:
         return {"y": array}
 
 
-def echo(backend: Echo, shape: list[int], batching: str = "dynamic") -> Model:
-    sides = {"inputs": [tensor("x", "FP32", shape)], "outputs": [tensor("y", "FP32", shape)]}
-    members = {"name": "m", "version": "1", "batching": batching, "example": {"input": 1.0}} | sides
+def echo(backend: Backend, shape: list[int], batching: str = "dynamic") -> Model:
+    members = {"name": "m", "version": "1", "batching": batching, "example": {"input": 1.0}} | sides("FP32", shape)
     return Model(parse_manifest(json.dumps(members).encode()), backend, None)
 
 
@@ -210,22 +198,21 @@ class Liar:
     ("shape", "wrong"), [([-1], (1,)), ([-1], (2, 1)), ([-1], ()), ([-1, 3], (2, 2)), ([-1, -1, 3], (2, 9, 2))]
 )
 def test_an_output_of_another_shape_is_the_models_mistake(shape: list[int], wrong: tuple[int, ...]) -> None:
-    model = echo(Liar(wrong), shape)  # type: ignore[arg-type]
+    model = echo(Liar(wrong), shape)
     with pytest.raises(Problem, match=r"the model's output 'y' has the shape \[.*\] for 2 rows, not \[2") as error:
         model.run({"x": np.zeros((2, *([1] * (len(shape) - 1))), dtype=np.float32)})
     assert error.value.status == 500
 
 
 def test_answers_of_different_shapes_are_not_one_answer() -> None:
-    model = echo(Liar((2, 3), (1, 3)), [-1, 3], "none")  # type: ignore[arg-type]
+    model = echo(Liar((2, 3), (1, 3)), [-1, 3], "none")
     with pytest.raises(Problem) as error:
         model.run({"x": np.zeros((2, 2, 3), dtype=np.float32)})
     assert (error.value.status, error.value.code) == (422, "ragged_output")
 
 
-def test_rows_of_varying_shape_are_marked(tmp_path: Path) -> None:
-    shapes = [([-1, 3], False), ([-1, -1], True), ([-1, 2, -1], True)]
-    assert [echo(Echo(), shape).shapes_vary for shape, _ in shapes] == [varies for _, varies in shapes]
+def test_rows_of_varying_shape_are_marked() -> None:
+    assert [echo(Echo(), shape).shapes_vary for shape in ([-1, 3], [-1, -1], [-1, 2, -1])] == [False, True, True]
 
 
 # --- what is refused at the start
@@ -237,52 +224,42 @@ def _iris(tmp_path: Path, **changes: Any) -> Path:
     return tmp_path
 
 
-def _input(**changes: Any) -> list[dict[str, Any]]:
-    return [IRIS["inputs"][0] | changes]
+def _input(**changes: Any) -> dict[str, Any]:
+    return {"inputs": [IRIS["inputs"][0] | changes]}
 
 
-def _output(**changes: Any) -> list[dict[str, Any]]:
-    return [IRIS["outputs"][0] | changes]
+def _output(**changes: Any) -> dict[str, Any]:
+    return {"outputs": [IRIS["outputs"][0] | changes]}
 
 
+NO_PROFILE = {"profile": None}
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"name": ""}, "name and version"),
     ({"name": 1}, r"Expected `str`, got `int` - at `\$.name`"),
     ({"inputs": []}, "inputs must name at least one tensor"),
-    ({"inputs": _input(datatype="FP31")}, r"at `\$.inputs\[0\].datatype`"),
-    ({"inputs": _input(shape=[3])}, r"the shape of input 'input' must start with -1 \(rows\), not be \[3\]"),
-    ({"inputs": _input(features=["a"])}, r"input 'input' has 1 features but rows of shape \[3\]"),
-    ({"inputs": _input(datatype="FP64")}, r"input 'input' is tensor\(float\), model.json has FP64"),
-    (
-        {"inputs": _input(shape=[-1, 4], features=[]), "profile": None},
-        r"input 'input' has shape \[-1, 3\], model.json has \[-1, 4\]",
+    (_input(datatype="FP31"), r"at `\$.inputs\[0\].datatype`"),
+    (_input(shape=[3]), r"the shape of input 'input' must start with -1 \(rows\), not be \[3\]"),
+    (_input(features=["a"]), r"input 'input' has 1 features but rows of shape \[3\]"),
+    (_input(datatype="FP64"), r"input 'input' is tensor\(float\), model.json has FP64"),
+    *(
+        (
+            _input(shape=shape, features=[]) | NO_PROFILE,
+            rf"input 'input' has shape \[-1, 3\], model.json has {re.escape(str(shape))}",
+        )
+        for shape in ([-1, 4], [-1, -1], [-1, 3, 1])
     ),
+    (_input(name="wrong") | NO_PROFILE, r"model.onnx has the inputs \['input'\], model.json has \['wrong'\]"),
     (
-        {"inputs": _input(shape=[-1, -1], features=[]), "profile": None},
-        r"input 'input' has shape \[-1, 3\], model.json has \[-1, -1\]",
-    ),
-    (
-        {"inputs": _input(shape=[-1, 3, 1], features=[]), "profile": None},
-        r"input 'input' has shape \[-1, 3\], model.json has \[-1, 3, 1\]",
-    ),
-    (
-        {"inputs": _input(name="wrong"), "profile": None},
-        r"model.onnx has the inputs \['input'\], model.json has \['wrong'\]",
-    ),
-    (
-        {"inputs": [*_input(), tensor("more", "FP32", [-1])], "profile": None},
+        {"inputs": [IRIS["inputs"][0], tensor("more", "FP32", [-1])]} | NO_PROFILE,
         r"model.onnx has the inputs \['input'\], model.json has \['input', 'more'\]",
     ),
     ({"outputs": []}, "outputs must name at least one tensor"),
     (
-        {"outputs": _output(name="wrong"), "profile": None},
+        _output(name="wrong") | NO_PROFILE,
         r"model.onnx has the outputs \['probabilities', 'species'\], model.json has \['wrong'\]",
     ),
-    (
-        {"outputs": _output(datatype="FP32", labels=[]), "profile": None},
-        r"output 'species' is tensor\(int64\), model.json has FP32",
-    ),
-    ({"outputs": _output(shape=[-1, 2])}, r"output 'species' has 3 labels but rows of shape \[2\]"),
+    (_output(datatype="FP32", labels=[]) | NO_PROFILE, r"output 'species' is tensor\(int64\), model.json has FP32"),
+    (_output(shape=[-1, 2]), r"output 'species' has 3 labels but rows of shape \[2\]"),
     ({"batching": "fixed"}, "must start with the batch's size"),
     ({"example": {"input": [1, 2]}}, r"own example: a row is 3 values .* got 2 \(at \$\.input\)"),
     ({"example": {"inputs": {"x": 1}}}, r"own example: Object contains unknown field `x` \(at \$\.inputs\)"),
@@ -302,51 +279,35 @@ def test_a_description_that_does_not_fit_is_refused_with_the_reason(
         warm_up(load_model(_iris(tmp_path, **changes)))
 
 
-ROWS_3: dict[str, Any] = {
-    "batching": "fixed",
-    "inputs": [tensor("x", "FP32", [3, 1])],
-    "outputs": [tensor("y", "FP32", [3, 1])],
-}
-
-
 @pytest.mark.parametrize(
-    ("in_file", "described", "message"),
-    [
-        ([2, 1], ROWS_3, r"input 'x' has shape \[2, 1\], model.json has \[3, 1\]"),
-        ([3, 1], {}, r"input 'x' has shape \[3, 1\], model.json has \[-1, 1\]"),
-        (
-            [-1, 1],
-            {"batching": "none", "inputs": [tensor("x", "FP32", [1])], "outputs": [tensor("y", "FP32", [1])]},
-            r"input 'x' has shape \[-1, 1\], model.json has \[1\]",
-        ),
-    ],
+    ("in_file", "described", "batching"),
+    [([2, 1], [3, 1], "fixed"), ([3, 1], [-1, 1], "dynamic"), ([-1, 1], [1], "none")],
 )
 def test_a_file_whose_batches_are_others_is_refused(
-    tmp_path: Path, in_file: list[int], described: dict[str, Any], message: str
+    tmp_path: Path, in_file: list[int], described: list[int], batching: str
 ) -> None:
-    tensors = {"inputs": [tensor("x", "FP32", in_file)], "outputs": [tensor("y", "FP32", in_file)]}
-    write_model(tmp_path, IDENTITY, example=[1.0], **tensors)
-    description = json.loads((tmp_path / "model.json").read_text())
-    description |= {"inputs": [tensor("x", "FP32", [-1, 1])], "outputs": [tensor("y", "FP32", [-1, 1])]} | described
-    (tmp_path / "model.json").write_text(json.dumps(description))
-    with pytest.raises(StartError, match=message):
+    write_model(tmp_path, IDENTITY, example=[1.0], **sides("FP32", in_file))
+    changed = json.loads((tmp_path / "model.json").read_text()) | {"batching": batching} | sides("FP32", described)
+    (tmp_path / "model.json").write_text(json.dumps(changed))
+    with pytest.raises(StartError, match=re.escape(f"input 'x' has shape {in_file}, model.json has {described}")):
         load_model(tmp_path)
 
 
 def test_a_model_that_only_says_it_takes_batches_is_refused(tmp_path: Path) -> None:
     """As exported networks do that have the number of rows in their middle."""
-    nodes = [
-        helper.make_node("Shape", ["x"], ["shape"]),
-        helper.make_node("Squeeze", ["x", "rows"], ["middle"]),
-        helper.make_node("Expand", ["middle", "shape"], ["y"]),
-    ]
-    folder = write_model(tmp_path, nodes, example=[1.0], initializers=[constant("rows", [0])])
+    nodes = """
+        rows = Constant <value_ints = [0]> ()
+        shape = Shape(x)
+        middle = Squeeze(x, rows)
+        y = Expand(middle, shape)
+    """
+    folder = write_model(tmp_path, nodes, example=[1.0])
     with pytest.raises(StartError, match="the model cannot run 2 rows at once, as its batching says: the model failed"):
         warm_up(load_model(folder))
 
 
 def test_an_example_without_a_proper_answer_is_refused(tmp_path: Path) -> None:
-    folder = write_model(tmp_path, [helper.make_node("Log", ["x"], ["y"])], example=[0.0])
+    folder = write_model(tmp_path, "y = Log(x)", example=[0.0])
     with pytest.raises(StartError, match="own example: for this input the model's output 'y' is not a finite number"):
         warm_up(load_model(folder))
 
@@ -367,26 +328,14 @@ def test_a_missing_file_is_refused_with_its_name(tmp_path: Path, missing: str) -
         load_model(tmp_path)
 
 
-def _external(name: str) -> onnx.TensorProto:
-    weights = onnx.TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
-    weights.external_data.add(key="location", value="../../etc/passwd")
-    return weights
+EXTERNAL = onnx.TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+EXTERNAL.external_data.add(key="location", value="../../etc/passwd")
+IN_INITIALIZER = helper.make_graph([], "g", [], [], [EXTERNAL])
+IN_ATTRIBUTE = helper.make_graph([helper.make_node("Constant", [], ["w"], value=EXTERNAL)], "g", [], [])
+IF = helper.make_node("If", ["c"], ["w"], then_branch=IN_INITIALIZER, else_branch=IN_ATTRIBUTE)
 
 
-def _with_initializer() -> onnx.GraphProto:
-    return helper.make_graph([], "g", [], [], [_external("w")])
-
-
-def _in_attribute() -> onnx.GraphProto:
-    return helper.make_graph([helper.make_node("Constant", [], ["w"], value=_external("w"))], "g", [], [])
-
-
-def _in_branch() -> onnx.GraphProto:
-    branch = helper.make_node("If", ["c"], ["w"], then_branch=_with_initializer(), else_branch=_in_attribute())
-    return helper.make_graph([branch], "g", [], [])
-
-
-@pytest.mark.parametrize("graph", [_with_initializer(), _in_attribute(), _in_branch()])
+@pytest.mark.parametrize("graph", [IN_INITIALIZER, IN_ATTRIBUTE, helper.make_graph([IF], "g", [], [])])
 def test_weights_in_other_files_are_refused_wherever_they_hide(tmp_path: Path, graph: onnx.GraphProto) -> None:
     content = helper.make_model(graph).SerializeToString()
     assert has_external_data(content)
@@ -396,9 +345,7 @@ def test_weights_in_other_files_are_refused_wherever_they_hide(tmp_path: Path, g
 
 
 def test_weights_inside_the_file_are_not_mistaken_for_external_ones(tmp_path: Path) -> None:
-    nodes = [helper.make_node("Add", ["x", "w"], ["y"])]
-    folder = write_model(
-        tmp_path, nodes, example=[1.0], initializers=[constant("w", np.array([13, 14], np.float32).sum())]
-    )
+    weights = [constant("w", np.float32(27))]
+    folder = write_model(tmp_path, "y = Add(x, w)", example=[1.0], initializers=weights)
     assert not has_external_data((folder / "model.onnx").read_bytes())
     assert not has_external_data((MODEL / "model.onnx").read_bytes())

@@ -6,8 +6,8 @@ import asyncio
 import random
 import re
 import socket
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -23,24 +23,36 @@ class Answer(NamedTuple):
     body: bytes
 
 
-def read_answers(stream: bytes, heads: frozenset[int] | set[int] = frozenset()) -> list[Answer]:
-    """Parse all answers in a stream, complete to the last byte; those at the indices in `heads` have no body."""
+def head(path: str, *headers: str, length: int | None = None, method: str = "POST") -> bytes:
+    size = [] if length is None else [f"content-length: {length}"]
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "host: x", *size, *headers, "", ""]).encode()
+
+
+def post(path: str, body: bytes = b"", *headers: str) -> bytes:
+    return head(path, *headers, length=len(body)) + body
+
+
+def read_head(head: bytes) -> tuple[int, dict[str, str]]:
+    """Parse an answer's status and headers."""
+    first, *lines = head.decode("latin-1").split("\r\n")
+    line = re.fullmatch(r"HTTP/1\.1 (\d{3}) [A-Za-z -]+", first)
+    assert line, first
+    headers = dict(each.split(": ", 1) for each in lines)
+    assert len(headers) == len(lines), lines
+    return int(line[1]), headers
+
+
+def read_answers(stream: bytes) -> list[Answer]:
+    """Parse all answers in a stream, complete to the last byte."""
     answers: list[Answer] = []
     while stream:
         head, end, stream = stream.partition(b"\r\n\r\n")
         assert end, head
-        first, *lines = head.decode("latin-1").split("\r\n")
-        line = re.fullmatch(r"HTTP/1\.1 (\d{3}) [A-Za-z -]+", first)
-        assert line, first
-        if line[1] == "100":
-            assert lines == []
-            answers.append(Answer(100, {}, b""))
-            continue
-        headers = dict(each.split(": ", 1) for each in lines)
-        assert len(headers) == len(lines), lines
-        length = 0 if len(answers) in heads else int(headers["content-length"])
+        status, headers = read_head(head)
+        assert status != 100 or headers == {}
+        length = 0 if status == 100 else int(headers["content-length"])
         assert len(stream) >= length, "an answer's end is missing"
-        answers.append(Answer(int(line[1]), headers, stream[:length]))
+        answers.append(Answer(status, headers, stream[:length]))
         stream = stream[length:]
     return answers
 
@@ -64,12 +76,16 @@ class Core:
         else:
             self.finish(request)
 
-    def finish(self, request: Request, body: bytes | None = None) -> None:
+    def finish(self, request: Request) -> None:
         if request in self.waiting:
             self.waiting.remove(request)
-        if body is None:
-            body = f"{request.method} {request.path} ".encode() + request.body
+        body = f"{request.method} {request.path} ".encode() + request.body
         request.reply(Response(200, (("content-type", "text/plain"),), body))
+
+    def finish_all(self) -> None:
+        """Answer what waits, and what waits behind it, in order."""
+        while self.waiting:
+            self.finish(self.waiting[0])
 
     def problem(self, problem: Problem, request: Request | None) -> Response:
         self.problems.append(problem)
@@ -132,8 +148,21 @@ class Wire(asyncio.Transport):
             self.closing = self.lost = True
             self.connection.connection_lost(None)
 
-    def answers(self, heads: frozenset[int] | set[int] = frozenset()) -> list[Answer]:
-        return read_answers(self.written, heads)
+    @property
+    def answers(self) -> list[Answer]:
+        return read_answers(self.written)
+
+    @property
+    def statuses(self) -> list[int]:
+        return [answer.status for answer in self.answers]
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [answer.body for answer in self.answers]
+
+
+def limits_of(limits: dict[str, Any]) -> Limits:
+    return Limits(**{"body_bytes": 100_000, "all_bodies_bytes": 1_000_000} | limits)
 
 
 class Side:
@@ -141,7 +170,7 @@ class Side:
 
     def __init__(self, **limits: Any) -> None:
         self.core = Core()
-        self.shared = Shared(self.core, Limits(**{"body_bytes": 100_000, "all_bodies_bytes": 1_000_000} | limits))
+        self.shared = Shared(self.core, limits_of(limits))
         self.shared.date = b"date: today\r\n"
 
     def connect(self) -> Wire:
@@ -151,61 +180,62 @@ class Side:
         """Connect a new client that sends `data`."""
         return self.connect().feed(data)
 
+    def tell_by_byte(self, data: bytes) -> Wire:
+        wire = self.connect()
+        for index in range(len(data)):
+            wire.feed(data[index : index + 1])
+        return wire
+
     def pass_time(self, seconds: float) -> None:
         self.shared.now += seconds
         for connection in list(self.shared.connections):
             connection.check()
 
 
-class Live:
-    """A Transport on a real event loop in a thread."""
-
-    def __init__(self, new_loop: Callable[[], asyncio.AbstractEventLoop], limits: Limits) -> None:
-        self.core = Core()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self.complaints: list[dict[str, Any]] = []
-        self._started = threading.Event()
-        self._limits = limits
-        self._thread = threading.Thread(target=self._run, args=(new_loop,))
-        self._thread.start()
-        assert self._started.wait(10)
-
-    def _run(self, new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
-        with asyncio.Runner(loop_factory=new_loop) as runner:
-            runner.run(self._serve())
-
-    async def _serve(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.loop.set_exception_handler(lambda _, context: self.complaints.append(context))
-        self.transport = Transport(self.core, self._listener, self._limits, self._finish_some)
-        await self.transport.accept()
-        self._started.set()
-        await self.transport.serve()
-
-    def _finish_some(self) -> None:
-        for request in list(self.core.waiting):
-            self.core.waiting.remove(request)
-            if not request.abandoned:
-                self.core.finish(request)
+class Live(NamedTuple):
+    core: Core
+    transport: Transport
+    port: int
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
-
-    def stop(self) -> None:
-        self.loop.call_soon_threadsafe(self.transport.stop)
-        self._thread.join(10)
-        assert not self._thread.is_alive()
+        return connect(self.port)
 
 
 @contextmanager
 def live(new_loop: Callable[[], asyncio.AbstractEventLoop], **limits: Any) -> Iterator[Live]:
-    server = Live(new_loop, Limits(**{"body_bytes": 100_000, "all_bodies_bytes": 1_000_000} | limits))
-    try:
-        yield server
-    finally:
-        server.stop()
-    assert server.complaints == []
+    """Run a Transport on a real event loop in a thread."""
+    core = Core()
+    listener = socket.create_server(("127.0.0.1", 0))
+    complaints: list[dict[str, Any]] = []
+    started: Future[tuple[asyncio.AbstractEventLoop, Transport]] = Future()
+
+    def finish_some() -> None:
+        for request in list(core.waiting):
+            core.waiting.remove(request)
+            if not request.abandoned:
+                core.finish(request)
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: complaints.append(context))
+        transport = Transport(core, listener, limits_of(limits), finish_some)
+        await transport.accept()
+        started.set_result((loop, transport))
+        await transport.serve()
+
+    with ThreadPoolExecutor(1) as pool, asyncio.Runner(loop_factory=new_loop) as runner:
+        served = pool.submit(runner.run, serve())
+        loop, transport = started.result(10)
+        try:
+            yield Live(core, transport, listener.getsockname()[1])
+        finally:
+            loop.call_soon_threadsafe(transport.stop)
+            served.result(10)
+    assert complaints == []
+
+
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=10)
 
 
 def seeded(seed: int) -> random.Random:
