@@ -11,7 +11,7 @@ Inputs are in the wire's spelling, outputs resolved, secrets unwrapped (their pa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import pulumi
@@ -35,46 +35,20 @@ class _Unknown:
 
 UNKNOWN = _Unknown()
 
-CALLS: dict[str, dict[str, Any]] = {
-    "aws:index/getCallerIdentity:getCallerIdentity": {
-        "accountId": ACCOUNT,
-        "arn": f"arn:aws:iam::{ACCOUNT}:role/ci",
-        "id": ACCOUNT,
-        "userId": "AROA",
-    },
-    "aws:index/getPartition:getPartition": {
-        "partition": "aws",
-        "dnsSuffix": "amazonaws.com",
-        "id": "aws",
-        "reverseDnsPrefix": "com.amazonaws",
-    },
-    "aws:index/getRegion:getRegion": {
-        "region": REGION,
-        "name": REGION,
-        "id": REGION,
-        "description": "",
-        "endpoint": "",
-    },
-    "aws:index/getAvailabilityZones:getAvailabilityZones": {
-        "names": [f"{REGION}{zone}" for zone in "abcd"],
-        "zoneIds": [],
-        "groupNames": [],
-        "id": REGION,
-        "region": REGION,
-    },
+ANSWERS: dict[str, dict[str, Any]] = {
+    "aws:index/getCallerIdentity:getCallerIdentity": {"accountId": ACCOUNT, "arn": f"arn:aws:iam::{ACCOUNT}:role/ci"},
+    "aws:index/getPartition:getPartition": {"partition": "aws", "dnsSuffix": "amazonaws.com"},
+    "aws:index/getRegion:getRegion": {"region": REGION, "name": REGION},
+    "aws:index/getAvailabilityZones:getAvailabilityZones": {"names": [f"{REGION}{zone}" for zone in "abcd"]},
     "aws:ecr/getAuthorizationToken:getAuthorizationToken": {
         "userName": "AWS",
         "password": "registry-password",
-        "authorizationToken": "dG9rZW4=",
-        "id": REGION,
         "proxyEndpoint": f"https://{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com",
-        "expiresAt": "",
-        "region": REGION,
     },
-    "aws:route53/getZone:getZone": {"zoneId": "Z0123456789", "id": "Z0123456789", "name": "example.com"},
-    "aws:lb/getHostedZoneId:getHostedZoneId": {"id": "Z26RNL4JYFTOTI", "region": REGION},
+    "aws:route53/getZone:getZone": {"zoneId": "Z0123456789", "name": "example.com"},
+    "aws:lb/getHostedZoneId:getHostedZoneId": {"id": "Z26RNL4JYFTOTI"},
 }
-"""Answers to invokes; `run(calls=...)` adds to them or replaces them. An invoke without an answer fails the test."""
+"""Answers to invokes. An invoke without one fails the test."""
 
 
 @dataclass(frozen=True)
@@ -87,25 +61,17 @@ class Resource:
     secrets: frozenset[str]
     """Dotted paths of the inputs that are secret, such as `stringData.key` or `list.0`."""
     custom: bool
-    remote: bool
-    """A component of another program, such as eks:index:Cluster."""
     parent: str
     """Name of the parent; empty for one that hangs on the stack."""
     provider: str
     """Name of the explicit provider; empty for the default one."""
-    providers: dict[str, str]
-    """Package -> name of the provider that a remote component is given."""
     dependencies: frozenset[str]
     """Names of the resources it waits for, through `depends_on` or an input; for a component, those of its children."""
     protect: bool
     ignore_changes: list[str]
-    additional_secret_outputs: list[str]
     custom_timeouts: dict[str, str]
-    delete_before_replace: bool
     retain_on_delete: bool
     deleted_with: str
-    replace_on_changes: list[str]
-    aliases: list[Any]
 
 
 @dataclass(frozen=True)
@@ -114,7 +80,6 @@ class Call:
 
     token: str
     args: dict[str, Any]
-    provider: str
 
 
 @dataclass(frozen=True)
@@ -135,7 +100,6 @@ class Run(Generic[T]):
     resources: list[Resource]
     """In the order of registration."""
     calls: list[Call]
-    warnings: list[str] = field(default_factory=list)
 
     def all(self, type_: str) -> list[Resource]:
         """The resources whose type is `type_` in full, or ends in it after a colon (`Repository`)."""
@@ -158,41 +122,29 @@ class Run(Generic[T]):
         return next(c for c in self.calls if c.token.endswith(token))
 
 
-Answer = Mapping[str, Any] | Callable[[Call], Mapping[str, Any]]
 Outputs = Mapping[str, Any] | Callable[[Resource], Mapping[str, Any]]
 
 
-def run(
-    program: Callable[[], T],
-    *,
-    preview: bool = False,
-    calls: Mapping[str, Answer] | None = None,
-    outputs: Mapping[str, Outputs] | None = None,
-) -> Run[T]:
+def run(program: Callable[[], T], *, preview: bool = False, outputs: Mapping[str, Outputs] | None = None) -> Run[T]:
     """Run `program` to its end.
 
-    `calls`: token -> answer of an invoke, or a function of the `Call`.
     `outputs`: type or name of a resource -> what its provider computes, in the wire's spelling, or a function of the
     `Resource`; `id` and `arn` are made up when not given. In a preview they are unknown all the same.
     """
     sync_await._ensure_event_loop()  # whatever ran in this process before may have left none
-    monitor = _Monitor(preview, {**CALLS, **(calls or {})}, outputs or {})
+    monitor = _Monitor(preview, outputs or {})
     process: Any = settings.SETTINGS  # the SDK sets these attributes and declares none
     process.rpc_manager.clear()
     process.outputs.clear()
     settings.set_root_resource(None)  # pyright: ignore[reportArgumentType]  # the SDK's own initial value
-    log = _Log()
-    mocks.set_mocks(
-        _NoMocks(), project=PROJECT, stack=STACK, preview=preview, monitor=monitor, organization="organization"
-    )
-    process.engine = log
+    mocks.set_mocks(_NoMocks(), PROJECT, STACK, preview, monitor=monitor, organization="organization")
     results: list[T] = []
 
     def body() -> None:
         results.append(program())
 
     sync_await._sync_await(stack.run_pulumi_func(body))
-    return Run(results[0], monitor.registered, monitor.invoked, log.warnings)
+    return Run(results[0], monitor.registered, monitor.invoked)
 
 
 def resolve(value: pulumi.Input[Any]) -> Resolved:
@@ -217,22 +169,10 @@ class _NoMocks(mocks.Mocks):
         raise NotImplementedError
 
 
-class _Log:
-    """The engine's log; a warning or an error is kept."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def Log(self, request: Any) -> None:  # noqa: N802  # the name of the RPC
-        if request.severity >= 2:
-            self.warnings.append(request.message)
-
-
 class _Monitor(mocks.MockMonitor):
-    def __init__(self, preview: bool, calls: Mapping[str, Answer], outputs: Mapping[str, Outputs]) -> None:
+    def __init__(self, preview: bool, outputs: Mapping[str, Outputs]) -> None:
         super().__init__(_NoMocks())
         self.preview = preview
-        self.answers = calls
         self.outputs = outputs
         self.registered: list[Resource] = []
         self.invoked: list[Call] = []
@@ -249,20 +189,14 @@ class _Monitor(mocks.MockMonitor):
             inputs=_plain(MessageToDict(request.object), "", secrets),
             secrets=frozenset(secrets),
             custom=request.custom,
-            remote=request.remote,
             parent="" if "pulumi:pulumi:Stack::" in request.parent else _name(request.parent),
             provider=_provider(request.provider),
-            providers={package: _provider(reference) for package, reference in request.providers.items()},
             dependencies=frozenset(map(_name, request.dependencies)),
             protect=request.protect,
             ignore_changes=list(request.ignoreChanges),
-            additional_secret_outputs=list(request.additionalSecretOutputs),
             custom_timeouts={k: v for k, v in MessageToDict(request.customTimeouts).items() if v},
-            delete_before_replace=request.deleteBeforeReplace,
             retain_on_delete=request.retainOnDelete,
             deleted_with=_name(request.deletedWith),
-            replace_on_changes=list(request.replaceOnChanges),
-            aliases=[MessageToDict(alias) for alias in request.aliases],
         )
         self.registered.append(resource)
         state = MessageToDict(request.object)
@@ -280,12 +214,11 @@ class _Monitor(mocks.MockMonitor):
 
     def Invoke(self, request: Any) -> Any:  # noqa: N802  # the name of the RPC
         sync_await._ensure_event_loop()
-        call = Call(request.tok, _plain(MessageToDict(request.args), "", set()), _provider(request.provider))
+        call = Call(request.tok, _plain(MessageToDict(request.args), "", set()))
         self.invoked.append(call)
-        assert call.token in self.answers, f"no answer to {call.token}: give it in calls"
-        answer = self.answers[call.token]
+        assert call.token in ANSWERS, f"no answer to {call.token}: add it to ANSWERS"
         response = resource_pb2.ResourceInvokeResponse()
-        getattr(response, "return").update(dict(answer(call) if callable(answer) else answer))
+        getattr(response, "return").update(ANSWERS[call.token])
         return response
 
     def _computed(self, key: str, resource: Resource) -> dict[str, Any]:
