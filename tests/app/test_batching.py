@@ -224,9 +224,7 @@ async def test_inputs_in_another_order_have_the_same_shape(make_side: MakeSide) 
 
 @pytest.mark.parametrize("inline_rows", [0, 100])
 @pytest.mark.parametrize("failure", [Problem(422, "model_failed", "negative"), RuntimeError("surprise"), MemoryError()])
-async def test_one_failing_request_does_not_fail_those_beside_it(
-    make_side: MakeSide, inline_rows: int, failure: Exception
-) -> None:
+async def test_a_request_fails_alone(make_side: MakeSide, inline_rows: int, failure: Exception) -> None:
     side = make_side(Doubler(inline_rows=inline_rows))
     side.engine.failure = failure
     values = (1, -1, 3, 4, 5, 6, 7, 8)
@@ -441,18 +439,18 @@ async def test_bytes_are_bounded(make_side: MakeSide) -> None:
     assert await side.submit(4, size=1000) == [8]
 
 
-class Clock:
-    """Time that passes when the model runs."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 100.0
-        monkeypatch.setattr(batching, "time", SimpleNamespace(perf_counter=lambda: self.now))
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Time, `now`, that passes when the model runs."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(batching, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    return clock
 
 
 class Timed(Doubler):
     """Takes a second a row, by the clock."""
 
-    def __init__(self, clock: Clock, **options: Any) -> None:
+    def __init__(self, clock: SimpleNamespace, **options: Any) -> None:
         super().__init__(**options)
         self.clock = clock
         self.pace = 1.0
@@ -463,10 +461,8 @@ class Timed(Doubler):
         return outputs
 
 
-async def test_who_would_wait_too_long_is_shed_and_told_how_long(
-    make_side: MakeSide, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    side = make_side(Timed(Clock(monkeypatch), best_rows=2, seconds_per_row=0.7), seconds=4.0)
+async def test_who_would_wait_too_long_is_shed_and_told_how_long(make_side: MakeSide, clock: SimpleNamespace) -> None:
+    side = make_side(Timed(clock, best_rows=2, seconds_per_row=0.7), seconds=4.0)
     first = await side.occupy()
     waiting = [side.submit(1, 2)]  # 1 runs, and a whole batch may wait unasked
     assert side.batcher.wait_seconds == 3 * 0.7
@@ -477,10 +473,8 @@ async def test_who_would_wait_too_long_is_shed_and_told_how_long(
     assert side.batcher.wait_seconds == 0
 
 
-async def test_who_could_not_be_answered_in_time_is_told_at_once(
-    make_side: MakeSide, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    side = make_side(Timed(Clock(monkeypatch), best_rows=2, seconds_per_row=1.0))
+async def test_who_could_not_be_answered_in_time_is_told_at_once(make_side: MakeSide, clock: SimpleNamespace) -> None:
+    side = make_side(Timed(clock, best_rows=2, seconds_per_row=1.0))
     first = await side.occupy()
     waiting = [side.submit(1, 2)]
     assert shed(side, 3, timeout=2.5) == 3
@@ -488,10 +482,8 @@ async def test_who_could_not_be_answered_in_time_is_told_at_once(
     assert await side.release(first, *waiting) == [[0], [2, 4], [6]]
 
 
-async def test_the_expected_wait_follows_what_runs_take_under_load(
-    make_side: MakeSide, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    side = make_side(Timed(Clock(monkeypatch), best_rows=4, seconds_per_row=1.0), seconds=1e9)
+async def test_the_expected_wait_follows_what_runs_take_under_load(make_side: MakeSide, clock: SimpleNamespace) -> None:
+    side = make_side(Timed(clock, best_rows=4, seconds_per_row=1.0), seconds=1e9)
     assert isinstance(side.engine, Timed)
     for _ in range(50):  # one at a time, each slow: that says little about many at once
         side.engine.pace = 9.0

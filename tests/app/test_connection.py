@@ -214,9 +214,7 @@ def test_head_has_no_body_but_its_length(side: Side) -> None:
     ],
 )
 @pytest.mark.parametrize("rest", [b"", GET, b"garbage"])
-def test_a_last_request_ends_the_connection_and_what_follows_is_unread(
-    side: Side, request_: bytes, rest: bytes
-) -> None:
+def test_a_last_request_ends_the_connection_and_the_rest_is_unread(side: Side, request_: bytes, rest: bytes) -> None:
     wire = side.tell(request_ + rest)
     wire.feed(GET)
     assert wire.bodies == [b"GET /a "]
@@ -555,9 +553,7 @@ def test_too_many_connections() -> None:
 
 
 @pytest.mark.parametrize(("size", "stays"), [(0, True), (65_536, True), (65_537, False)])
-def test_an_unwanted_body_is_read_over_where_it_is_short_or_ends_the_connection(
-    side: Side, size: int, stays: bool
-) -> None:
+def test_an_unwanted_body_is_read_over_if_short_or_ends_the_connection(side: Side, size: int, stays: bool) -> None:
     wire = side.tell(post("/refused", b"x" * size) + GET)
     assert wire.bodies[0] == b"refused"
     assert wire.statuses == ([401, 200] if stays else [401])

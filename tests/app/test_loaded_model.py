@@ -272,9 +272,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "message"), REFUSED)
-def test_a_description_that_does_not_fit_is_refused_with_the_reason(
-    tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_a_description_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(StartError, match=message):
         warm_up(load_model(_iris(tmp_path, **changes)))
 

@@ -135,11 +135,9 @@ async def overload(port: int, process: int) -> str | None:
 async def test_at_twice_its_capacity_it_does_as_much_as_at_its_best(start_server: StartServer, tmp_path: Path) -> None:
     folder = slow_model(tmp_path, STEPS, width=4096)
     server = start_server(MODEL_DIR=str(folder), QUEUE_SECONDS=str(QUEUE_SECONDS))
-    port, wrong = server.port, None
-    for _ in range(TRIES):
-        wrong = await overload(port, server.process.pid)
-        if wrong is None:
-            break
+    port, wrong, tries = server.port, "", 0
+    while wrong is not None and tries < TRIES:
+        wrong, tries = await overload(port, server.process.pid), tries + 1
     assert wrong is None, wrong
     metrics = server.get("/metrics").text
     assert "model_waiting_rows 0.0" in metrics

@@ -205,8 +205,8 @@ def test_slow_clients(start_server: StartServer) -> None:
 
 def test_the_bodies_of_all_clients_together_are_bounded(start_server: StartServer) -> None:
     server = start_server(MAX_BODY_BYTES="1000", MAX_QUEUE_BYTES="3000")
-    others = [server.connect() for _ in range(3)]
-    try:
+    with contextlib.ExitStack() as stack:
+        others = [stack.enter_context(server.connect()) for _ in range(3)]
         for connection in others:
             connection.sendall(head("/predict", length=1_000) + b" " * 950)
         time.sleep(0.2)
@@ -216,9 +216,6 @@ def test_the_bodies_of_all_clients_together_are_bounded(start_server: StartServe
         for connection in others:
             connection.sendall(GOOD.encode().rjust(50))
             assert connection.recv(1_000).startswith(b"HTTP/1.1 200")
-    finally:
-        for connection in others:
-            connection.close()
     assert server.post(GOOD.ljust(1_000)).status_code == 200
 
 

@@ -198,7 +198,7 @@ class Live(NamedTuple):
     port: int
 
     def connect(self) -> socket.socket:
-        return connect(self.port)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
 
 
 @contextmanager
@@ -211,9 +211,7 @@ def live(new_loop: Callable[[], asyncio.AbstractEventLoop], **limits: Any) -> It
 
     def finish_some() -> None:
         for request in list(core.waiting):
-            core.waiting.remove(request)
-            if not request.abandoned:
-                core.finish(request)
+            core.finish(request)
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()
@@ -232,10 +230,6 @@ def live(new_loop: Callable[[], asyncio.AbstractEventLoop], **limits: Any) -> It
             loop.call_soon_threadsafe(transport.stop)
             served.result(10)
     assert complaints == []
-
-
-def connect(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=10)
 
 
 def seeded(seed: int) -> random.Random:
