@@ -50,7 +50,7 @@ def test_replicas_follow_the_load_and_up_does_not_fight_it(watched: Stack) -> No
         assert ("update", "Deployment") in watched.up("--refresh").changed()
         assert replicas(watched) == SMALL["maxReplicas"]
     # Until there are enough replicas, a pod may refuse what it could not answer in time; it loses nothing.
-    assert {each.code for each in sent.lost} <= {429}, sent.lost
+    assert {each.code for each in sent.lost} <= {429}, json.dumps([vars(each) for each in sent.lost], indent=1)
     (autoscaler,) = watched.objects("horizontalpodautoscalers")
     assert autoscaler["spec"]["behavior"]["scaleDown"]["stabilizationWindowSeconds"] == 300
     calm_down(watched)

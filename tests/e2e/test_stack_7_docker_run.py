@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import time
+from typing import Any
 
 import pytest
 
@@ -26,11 +27,13 @@ def test_the_image_runs_and_stops_anywhere(
         container = daemon.docker("run", "--detach", "--publish", "8080:8080", image)
         try:
 
-            def ask() -> str:
-                return subprocess.run(live.in_network(curl), capture_output=True, text=True, check=False).stdout
+            def predict() -> dict[str, Any]:
+                """Return the answer; empty while nothing listens or the model is not loaded yet."""
+                out = subprocess.run(live.in_network(curl), capture_output=True, text=True, check=False).stdout
+                answer = json.loads(out or "{}")
+                return answer if answer.get("prediction") else {}
 
-            answer = json.loads(wait_for("an answer", ask))
-            assert answer["prediction"]
+            answer = wait_for("a prediction", predict)
             assert answer["model"]["version"] == served.output("modelVersion")
             started = time.monotonic()
             daemon.docker("stop", container)
