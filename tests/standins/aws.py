@@ -238,9 +238,8 @@ class Aws(Service):
             raise CloudError(f"DeleteConflict: cannot delete {thing.id}, must detach all policies first")
         if thing.type in _ID_PREFIX and (users := self._users(thing.id, "aws:")):
             raise CloudError(f"DependencyViolation: {thing.id} is used by {', '.join(users)}")
-        if thing.type.startswith(("aws:ec2/natGateway", "aws:ec2/route", "aws:ec2/internetGateway")) and (
-            clusters := self._users_of_network(thing)
-        ):
+        way_out = ("aws:ec2/natGateway", "aws:ec2/route", "aws:ec2/internetGateway")
+        if thing.type.startswith(way_out) and (clusters := [cluster.id for cluster in self.cloud.things(EKS_CLUSTER)]):
             raise CloudError(f"{thing.id}: the nodes of {', '.join(clusters)} would lose their way out")
 
     def _check_cluster_delete(self, thing: Thing) -> None:
@@ -260,9 +259,6 @@ class Aws(Service):
         quoted = json.dumps(id_)
         others = [t for t in self.cloud.things(kind) if t.id != id_]
         return sorted(f"{t.type.split(':')[-1]} {t.id}" for t in others if quoted in json.dumps(t.inputs))
-
-    def _users_of_network(self, thing: Thing) -> list[str]:
-        return [cluster.id for cluster in self.cloud.things(EKS_CLUSTER)]
 
     def update(self, asked: Request) -> Thing:
         if asked.type == EKS_CLUSTER:
@@ -315,15 +311,6 @@ class Aws(Service):
             "region": self.region,
         }
 
-    def get_credentials(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        answer = self.get_authorization_token(arguments)
-        return {
-            "authorizationToken": answer["authorizationToken"],
-            "proxyEndpoint": answer["proxyEndpoint"],
-            "registryId": arguments["registryId"],
-            "region": self.region,
-        }
-
     def get_zone(self, arguments: dict[str, Any]) -> dict[str, Any]:
         name = arguments.get("name", "").rstrip(".")
         for zone in self.cloud.things(ZONE):
@@ -340,18 +327,6 @@ class Aws(Service):
     def get_hosted_zone_id(self, arguments: dict[str, Any]) -> dict[str, Any]:
         network = arguments.get("loadBalancerType") == "network"
         return {"id": "Z26RNL4JYFTOTI" if network else "Z35SXDOTRQ7X7K", "region": self.region}
-
-    def get_addon_version(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        return {**arguments, "id": arguments["addonName"], "version": "v0.8.0-eksbuild.2", "region": self.region}
-
-    def get_vpc(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        vpc = self._require(VPC, arguments.get("id", "default"))
-        return {"id": vpc.id, "cidrBlock": vpc.values["cidrBlock"], "region": self.region}
-
-    def get_subnet(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        subnet = self._require(SUBNET, arguments.get("id", ""))
-        keys = ("vpcId", "cidrBlock", "availabilityZone", "tags")
-        return {"id": subnet.id, "region": self.region, **{k: subnet.values[k] for k in keys if k in subnet.values}}
 
 
 def _registry(region: str) -> str:

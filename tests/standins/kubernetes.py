@@ -124,9 +124,6 @@ class Kubernetes(Service):
             outputs["data"] = wire.secret({k: base64.b64encode(v.encode()).decode() for k, v in texts})
         return outputs
 
-    def volatile(self, asked: Request) -> frozenset[str]:
-        return frozenset()
-
     def create(self, asked: Request) -> Thing:
         self._reach()
         return super().create(asked)

@@ -158,7 +158,7 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
             inputs,
             id=getattr(request, "id", ""),
             olds=olds or {},
-            seconds=getattr(request, "timeout", 0),
+            seconds=request.timeout,
             ignored=ignored,
             stopped=self.stopped,
         )
