@@ -46,7 +46,6 @@ def start_slow_server(start_server: StartServer, tmp_path: Path) -> StartServer:
 
 @pytest.fixture(scope="module")
 def iris() -> Iterator[Server]:
-    """The shipped model, served for a module's tests."""
     server = Server({"MAX_BODY_BYTES": "150000", "MAX_ROWS": "1000"})
     yield server
     server.stop()

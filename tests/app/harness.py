@@ -65,8 +65,6 @@ class Server:
         return [json.loads(line) for line in self.stderr]
 
     def event(self, name: str) -> dict[str, Any]:
-        """Wait for a log line with this event."""
-
         def found() -> list[dict[str, Any]]:
             return [line for line in self.logs if line["event"] == name]
 

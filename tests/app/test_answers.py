@@ -52,8 +52,6 @@ async def infer(client: Client, given: list[float], wanted: list[float], *, bina
 
 
 async def ask_all(port: int, offset: float, *, rowless: bool) -> None:
-    """Of a model that adds `offset`."""
-
     async def many(number: int) -> None:
         rng = seeded(number)
         async with Client(port) as client:

@@ -78,7 +78,6 @@ class Served:
         return self.runner.run(running())
 
     def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> list[Response]:
-        """Send a request; its answer will be in the list."""
         named = {name.replace("_", "-").encode(): value.encode("latin-1") for name, value in headers.items()}
         answers: list[Response] = []
         request = Request(method, path, named, answers.append, body)

@@ -112,7 +112,6 @@ class Side:
         return answer
 
     async def occupy(self) -> asyncio.Future[Any]:
-        """A run that lasts until `engine.go` is set."""
         self.engine.go.clear()
         running = self.submit(0)
         await settle()
@@ -128,7 +127,6 @@ MakeSide = Callable[..., Side]
 
 
 async def settle() -> None:
-    """Let what can happen on the loop happen."""
     for _ in range(5):
         await asyncio.sleep(0)
 
@@ -392,7 +390,6 @@ async def test_who_is_told_may_ask_again_at_once(make_side: MakeSide, expired_wh
 
 
 def shed(side: Side, *values: float, **options: Any) -> int:
-    """Seconds after which to come back."""
     before = side.counts.shed_count
     with pytest.raises(Problem) as error:
         side.submit(*values, **options)
@@ -442,7 +439,6 @@ async def test_bytes_are_bounded(make_side: MakeSide) -> None:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Time, `now`, that passes when the model runs."""
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(batching, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     return clock

@@ -160,7 +160,6 @@ def test_ready_is_told_once_and_when_it_is_true(start_server: StartServer) -> No
 
 
 def wait_until_refused(server: Server) -> None:
-    """Past drain and linger the listening socket is gone."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         try:

@@ -26,7 +26,6 @@ def manifest(
 
 
 def one(datatype: Any = "FP32", shape: list[int] | None = None, batching: Batching = "dynamic", **more: Any) -> V2:
-    """For a model with the input `x`."""
     return V2(manifest([Input(name="x", datatype=datatype, shape=shape or [-1, 2], **more)], batching=batching), 4)
 
 

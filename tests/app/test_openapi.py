@@ -89,7 +89,6 @@ def documented(manifest: Manifest, **environment: str) -> dict[str, Any]:
 
 
 def validator(document: dict[str, Any], *path: str) -> jsonschema_rs.Validator:
-    """Of the schema at this path of the document."""
     schema = reduce(getitem, path, document)
     return jsonschema_rs.Draft202012Validator({"components": document["components"], **schema})
 
@@ -160,7 +159,6 @@ def manifest(inputs: list[Input], outputs: list[Output] | None = None, **more: A
 
 
 def one(datatype: Any, shape: list[int], **more: Any) -> Manifest:
-    """Of a model with the input `x`."""
     row: Any = "aGk=" if "image" in more or datatype == "BYTES" else 0
     for size in [] if "image" in more else shape[:0:-1]:
         row = [row] * abs(size)

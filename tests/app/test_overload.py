@@ -31,8 +31,6 @@ TRIES = 2
 
 
 class Tally:
-    """What came back, and when."""
-
     def __init__(self) -> None:
         self.statuses: Counter[int] = Counter()
         self.seconds: list[float] = []
@@ -104,7 +102,6 @@ async def rate_of(phase: Coroutine[None, None, None], tally: Tally, process: int
 
 
 async def overload(port: int, process: int) -> str | None:
-    """What is not as it should be, if anything."""
     tally, rates, held_up = Tally(), [], 1.0
     for _ in range(ROUNDS):
         calm = Tally()

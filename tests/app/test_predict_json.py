@@ -31,7 +31,6 @@ def manifest(*inputs: Input, outputs: list[Output] | None = None, batching: Batc
 
 
 def one(datatype: Any = "FP32", shape: list[int] | None = None, batching: Batching = "dynamic", **more: Any) -> Decoder:
-    """For a model with the input `x`."""
     tensor = Input(name="x", datatype=datatype, shape=shape or [-1, 1], **more)
     return Decoder(manifest(tensor, batching=batching), MAX_ROWS)
 
@@ -48,7 +47,6 @@ SHOP = Decoder(
 
 
 def tensors(decoder: Decoder, body: bytes | str) -> dict[str, Any]:
-    """The rows of each input."""
     rows = decoder.decode(body.encode() if isinstance(body, str) else body)
     if isinstance(rows.tensors, PlainRow):
         return {"x": [rows.tensors.values]}
@@ -518,7 +516,6 @@ def test_whatever_is_sent_is_rows_or_a_problem_with_its_place(index: int) -> Non
 
 
 def answer(outputs: list[Output], batching: Batching = "dynamic", **arrays: Any) -> list[Any]:
-    """As it is encoded; Problems as their code."""
     encoder = Encoder(manifest(Input(name="x", datatype="FP32", shape=[-1]), outputs=outputs, batching=batching))
     tensors: Tensors = {each.name: np.array(arrays[each.name], dtype=DTYPES[each.datatype]) for each in outputs}
     encoded = encoder.encode(tensors)

@@ -88,7 +88,6 @@ def complaints(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def settled(to: PredictionLog) -> None:
-    """Flush, and wait until the outcome is known."""
     to.flush()
     if to._writing:
         to._settle(to._writing)

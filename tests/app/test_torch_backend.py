@@ -34,7 +34,6 @@ CASES = {"no attack": PLAIN, **ATTACKS, **HARMLESS}
 
 @pytest.fixture(scope="module")
 def python() -> str:
-    """Of the image's torch variant."""
     return str(environment.separate(ROOT, "app/requirements.lock", "app/requirements-torch.lock") / "python")
 
 

@@ -96,8 +96,6 @@ def test_opentelemetry_is_not_imported_while_it_is_off() -> None:
 
 
 class Noted:
-    """A tracer that keeps its spans here."""
-
     def __init__(self) -> None:
         self.exporter = InMemorySpanExporter()
         self.tracer = Tracer(SimpleSpanProcessor(self.exporter))

@@ -26,7 +26,6 @@ def naive(folder: Path) -> str:
 
 
 def ours(folder: Path) -> str:
-    """As the server does it."""
     from server.model.loaded_model import load_model
     from server.predictor import warm_up
 

@@ -33,7 +33,6 @@ def post(path: str, body: bytes = b"", *headers: str) -> bytes:
 
 
 def read_head(head: bytes) -> tuple[int, dict[str, str]]:
-    """Parse an answer's status and headers."""
     first, *lines = head.decode("latin-1").split("\r\n")
     line = re.fullmatch(r"HTTP/1\.1 (\d{3}) [A-Za-z -]+", first)
     assert line, first
@@ -83,7 +82,6 @@ class Core:
         request.reply(Response(200, (("content-type", "text/plain"),), body))
 
     def finish_all(self) -> None:
-        """Answer what waits, and what waits behind it, in order."""
         while self.waiting:
             self.finish(self.waiting[0])
 
@@ -133,7 +131,6 @@ class Wire(asyncio.Transport):
 
     @property
     def ended(self) -> bool:
-        """Whether the server has closed its side."""
         return self.eof or self.closing
 
     def feed(self, data: bytes) -> Wire:
@@ -143,7 +140,6 @@ class Wire(asyncio.Transport):
         return self
 
     def lose(self) -> None:
-        """End the connection."""
         if not self.lost:
             self.closing = self.lost = True
             self.connection.connection_lost(None)
@@ -177,7 +173,6 @@ class Side:
         return Wire(Connection(self.shared))
 
     def tell(self, data: bytes) -> Wire:
-        """Connect a new client that sends `data`."""
         return self.connect().feed(data)
 
     def tell_by_byte(self, data: bytes) -> Wire:
@@ -203,7 +198,6 @@ class Live(NamedTuple):
 
 @contextmanager
 def live(new_loop: Callable[[], asyncio.AbstractEventLoop], **limits: Any) -> Iterator[Live]:
-    """Run a Transport on a real event loop in a thread."""
     core = Core()
     listener = socket.create_server(("127.0.0.1", 0))
     complaints: list[dict[str, Any]] = []
@@ -233,12 +227,10 @@ def live(new_loop: Callable[[], asyncio.AbstractEventLoop], **limits: Any) -> It
 
 
 def seeded(seed: int) -> random.Random:
-    """Make a reproducible source of randomness."""
     return random.Random(seed)  # noqa: S311
 
 
 def read_to_end(client: socket.socket) -> bytes:
-    """Receive until the server closes its side."""
     found = b""
     while chunk := client.recv(65_536):
         found += chunk

@@ -15,7 +15,6 @@ __all__ = ["StartServer", "start_server"]
 
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[driver.Browser]:
-    """The browser, for the whole run."""
     try:
         environment = driver.find()
     except PackagesError as error:
@@ -26,7 +25,6 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[driver.Browse
 
 @pytest.fixture
 def browser(chromium: driver.Browser) -> driver.Browser:
-    """The browser, on an empty page and with empty logs."""
     chromium.open("about:blank")
     chromium.console()
     chromium.requested()

@@ -60,17 +60,14 @@ class Browser:
         self._call("POST", f"/element/{self._find(selector)}/click")
 
     def write(self, selector: str, text: str) -> None:
-        """Replace what the field holds, by keys."""
         element = self._find(selector)
         self._call("POST", f"/element/{element}/clear")
         self._call("POST", f"/element/{element}/value", text=text)
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """What the function body returns."""
         return self._call("POST", "/execute/sync", script=script, args=list(arguments))
 
     def until(self, script: str, *arguments: Any) -> Any:
-        """What the expression gives as soon as that is true."""
         deadline = time.monotonic() + _WAIT_SECONDS
         while not (value := self.run(f"return {script}", *arguments)):
             assert time.monotonic() < deadline, f"never true: {script}\n{self.text('body')}"
@@ -82,7 +79,6 @@ class Browser:
         return self._call("POST", "/se/log", type="browser")
 
     def requested(self) -> list[str]:
-        """The URLs asked for since the last call."""
         entries = self._call("POST", "/se/log", type="performance")
         events = [json.loads(entry["message"])["message"] for entry in entries]
         return [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
@@ -92,7 +88,6 @@ class Browser:
         return self._call("GET", "/screenshot")
 
     def devtools(self, command: str, **parameters: Any) -> dict[str, Any]:
-        """The result of a command of the DevTools protocol."""
         return self._call("POST", "/goog/cdp/execute", cmd=command, params=parameters)
 
     def _find(self, selector: str) -> str:

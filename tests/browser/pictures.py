@@ -53,7 +53,6 @@ _COLORS = 128
 
 
 def photograph_docs(chromium: driver.Browser) -> None:
-    """Write docs-light.png and docs-dark.png."""
     server = Server({})
     try:
         with ThreadPoolExecutor(4) as pool:
@@ -83,7 +82,6 @@ def _bodies() -> Iterator[str]:
 
 
 def _photograph(chromium: driver.Browser) -> bytes:
-    """The whole page as a PNG with few colours."""
     height = chromium.run("return document.documentElement.scrollHeight")
     clip = {"x": 0, "y": 0, "width": chromium.run("return innerWidth"), "height": height, "scale": 1}
     taken = chromium.devtools("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
@@ -96,7 +94,6 @@ def _photograph(chromium: driver.Browser) -> bytes:
 
 
 def draw_stack() -> None:
-    """Write stack-light.svg and stack-dark.svg."""
     template = Template((IMAGES / "stack.template.svg").read_text())
     for scheme, colors in COLORS.items():
         (IMAGES / f"stack-{scheme}.svg").write_text(template.substitute(colors))

@@ -35,7 +35,6 @@ def drift_row(browser: Browser, column: str) -> list[str]:
 
 
 def psi(live: Sequence[float], reference: Sequence[float]) -> float:
-    """Of two lists of counts."""
     shares = [[max(count / sum(counts), 1e-4) for count in counts] for counts in (live, reference)]
     return sum((a - r) * math.log(a / r) for a, r in zip(*shares, strict=True))
 

@@ -23,13 +23,11 @@ _FIGURES = pytest.StashKey[Figures]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Where the figures go."""
     parser.addoption("--keep-figures", type=Path, help="write the figures of a whole run into this file")
 
 
 @pytest.fixture(scope="session")
 def live() -> Iterator[Cluster]:
-    """The cluster."""
     if reason := unavailable() or builder.unavailable():
         pytest.skip(reason)
     with cluster() as started:
@@ -38,20 +36,17 @@ def live() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def daemon(live: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
-    """The builder, which pushes to the cluster's registry."""
     with builder.builder(tmp_path_factory.mktemp("builder"), [live.registry]) as started:
         yield started
 
 
 @pytest.fixture(scope="session")
 def base_image(live: Cluster) -> str:
-    """In the cluster's registry."""
     return base.base_image(live.registry)
 
 
 @pytest.fixture(scope="session")
 def stack(live: Cluster, daemon: Builder, base_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The stack, up for the first time on an empty cluster."""
     made = Stack.start(tmp_path_factory.mktemp("stack"), find_cli(), "e2e", live, daemon)
     try:
         made.configure(configured(live, base_image))
@@ -66,19 +61,16 @@ def stack(live: Cluster, daemon: Builder, base_image: str, tmp_path_factory: pyt
 
 @pytest.fixture
 def served(stack: Stack) -> Stack:
-    """The stack, serving."""
     stack.heal()
     return stack
 
 
 @pytest.fixture(scope="session")
 def figures(pytestconfig: pytest.Config) -> Figures:
-    """Where measured figures go."""
     return pytestconfig.stash.setdefault(_FIGURES, Figures())
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """The table, and how much was not tested."""
     found = config.stash.get(_FIGURES, Figures())
     if found.results():
         terminalreporter.section("figures")

@@ -59,11 +59,9 @@ class Stack(Project):
     # --- Pulumi ---
 
     def output(self, name: str) -> str:
-        """A stack output's text."""
         return self.pulumi("stack", "output", name).stdout.strip()
 
     def endpoint(self) -> str:
-        """Where it answers."""
         return self.output("endpoint")
 
     @contextmanager
@@ -93,22 +91,18 @@ class Stack(Project):
         (folder / "model.onnx").write_bytes(model.SerializeToString())
 
     def restore(self, path: str) -> None:
-        """Make a file of the copy what it is in the project."""
         (self.root / path).write_bytes((ROOT / path).read_bytes())
 
     # --- the cluster ---
 
     def namespace(self) -> str:
-        """Where the stack's objects are."""
         label = f"app.kubernetes.io/part-of=model-endpoint-{self.stack}"
         return self.live.kubectl("get", "namespaces", "-l", label, "-o", "jsonpath={.items[*].metadata.name}")
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        """Run it in the stack's namespace."""
         return self.live.kubectl("--namespace", self.namespace(), *arguments, stdin=stdin)
 
     def objects(self, kind: str, *arguments: str) -> list[dict[str, Any]]:
-        """Of a kind, in the stack's namespace."""
         return json.loads(self.kubectl("get", kind, "-o", "json", *arguments))["items"]
 
     def deployment(self) -> dict[str, Any]:
@@ -117,11 +111,9 @@ class Stack(Project):
         return found
 
     def pods(self) -> list[dict[str, Any]]:
-        """Those that are not on their way out."""
         return [pod for pod in self.objects("pods") if "deletionTimestamp" not in pod["metadata"]]
 
     def ready(self) -> list[dict[str, Any]]:
-        """Those of them that are ready."""
         return [
             pod
             for pod in self.pods()
@@ -129,21 +121,17 @@ class Stack(Project):
         ]
 
     def python(self, pod: str, code: str) -> str:
-        """What code prints in a pod's container."""
         return self.kubectl("exec", pod, "--", "python", "-c", code)
 
     # --- the endpoint ---
 
     def predict(self, body: str = ROWS, base: str | None = None) -> httpx.Response:
-        """One prediction."""
         return httpx.post(f"{base or self.endpoint()}/predict", content=body, trust_env=False, timeout=10)
 
     def version(self, base: str | None = None) -> str:
-        """Of the model that answers."""
         return self.predict(base=base).json()["model"]["version"]
 
     def traffic(self, **rates: int) -> AbstractContextManager[Traffic]:
-        """Constant load on the endpoint while the block runs."""
         return traffic(f"{self.endpoint()}/predict", ROWS, **rates)
 
     def heal(self) -> None:
@@ -156,7 +144,6 @@ class Stack(Project):
         self.up("--refresh")
 
     def dirty(self) -> bool:
-        """Whether the stack does not serve as it should."""
         try:
             return len(self.ready()) < SMALL["replicas"] or self.predict().status_code != 200
         except (ClusterError, ValueError, httpx.HTTPError):
@@ -183,7 +170,6 @@ def wait_for(what: str, answer: Callable[[], T | None], seconds: float = 30, pau
 
 
 def configured(live: Cluster, base: str, **more: object) -> Mapping[str, object]:
-    """Config of target kubernetes on the cluster."""
     return {
         **SMALL,
         "target": "kubernetes",

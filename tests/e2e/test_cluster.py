@@ -48,7 +48,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnCluster]:
 
 @pytest.fixture(scope="module")
 def address(cluster: OwnCluster) -> str:
-    """Of a Deployment of two probes behind a load balancer."""
     image = images.push(cluster.registry, "probe", cluster.programs.kube / "probe")
     enforce = {"pod-security.kubernetes.io/enforce": "restricted"}
     apply(cluster, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": enforce}})
@@ -263,7 +262,6 @@ def run(command: list[str]) -> str:
 
 
 def wait_for(answer: Callable[[], T], seconds: float = 20) -> T:
-    """The first answer that is true."""
     deadline = time.monotonic() + seconds
     while True:
         try:

@@ -36,7 +36,6 @@ SLEEPS = "import time; time.sleep(600)"
 
 @pytest.fixture(scope="module")
 def made(live: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
-    """A stack of resources on the cluster."""
     trial = Trial.start(tmp_path_factory.mktemp("kubernetes"), find_cli(), {})
     yield trial
     trial.pulumi("destroy", "--yes", "--skip-preview")
@@ -92,7 +91,6 @@ def container_of(described: Any) -> dict[str, Any]:
 
 
 def objects(live: Cluster, kind: str) -> dict[str, Any]:
-    """By name, without the random end."""
     found = json.loads(live.kubectl("get", kind, "--namespace", NAMESPACE, "-o", "json"))["items"]
     return {item["metadata"]["name"].rpartition("-")[0] or item["metadata"]["name"]: item for item in found}
 
@@ -300,7 +298,6 @@ def test_an_interrupted_wait_keeps_the_object_and_a_killed_cli_leaves_no_plugin(
 
 
 def plugins(made: Trial) -> list[int]:
-    """Our plugins' processes."""
     return processes(made, b"tests.e2e.providers")
 
 
@@ -340,7 +337,6 @@ def test_a_wrong_field_fails_the_preview_and_a_dead_cluster_is_named(live: Clust
 
 
 def elsewhere(cluster: dict[str, Any]) -> dict[str, Any]:
-    """The provider of a cluster that does not answer."""
     config = yaml.safe_load(cluster["properties"]["kubeconfig"])
     config["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"
     properties = {**cluster["properties"], "kubeconfig": json.dumps(config), "clusterIdentifier": "elsewhere"}

@@ -31,7 +31,6 @@ def restarts(stack: Stack, pod: str) -> int:
 
 
 def server_of(stack: Stack, pod: dict[str, Any]) -> str:
-    """The process of a pod's server, as the node numbers it."""
     look = f"cd /proc; grep -l {pod['metadata']['uid']} [0-9]*/cgroup; pgrep -f '^python -m server'"
     groups = stack.live.exec(["sh", "-c", look]).split()
     (found,) = {group.removesuffix("/cgroup") for group in groups if "/" in group} & set(groups)

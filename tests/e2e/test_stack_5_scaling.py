@@ -17,8 +17,6 @@ QUICK = {"spec": {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 15}}}
 
 @pytest.fixture
 def watched(served: Stack) -> Stack:
-    """The stack, with an autoscaler that has seen the pods."""
-
     def measured() -> bool:
         (autoscaler,) = served.objects("horizontalpodautoscalers")
         return bool(autoscaler["status"].get("currentMetrics"))

@@ -19,7 +19,6 @@ MakeProject = Callable[[str], Project]
 
 @pytest.fixture(scope="session")
 def cli() -> Path:
-    """The folder of the Pulumi CLI."""
     return find_cli()
 
 

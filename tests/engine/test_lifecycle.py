@@ -29,8 +29,6 @@ SERVICE = "kubernetes:core/v1:Service"
 
 @dataclass(frozen=True)
 class Dev:
-    """Stack dev, up."""
-
     project: Project
     port: int
     preview: dict[str, Any]

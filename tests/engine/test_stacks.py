@@ -21,7 +21,6 @@ CIDRS = '["203.0.113.7/32"]'
 
 
 def states(previewed: Ran) -> list[dict[str, Any]]:
-    """The resources that a JSON preview plans."""
     return [step["newState"] for step in json.loads(previewed.stdout)["steps"] if "newState" in step]
 
 

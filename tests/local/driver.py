@@ -120,7 +120,6 @@ class Project:
                     os.killpg(session, 9)
 
     def reset(self) -> None:
-        """The app as it is in the repository, and no config."""
         shutil.rmtree(self.root / "app", ignore_errors=True)
         shutil.copytree(ROOT / "app", self.root / "app", ignore=shutil.ignore_patterns("__pycache__"))
         (self.root / "app" / "Dockerfile").touch()
@@ -161,7 +160,6 @@ class Stack:
 
     @property
     def url(self) -> str:
-        """The address of what runs; cheaper than asking the CLI."""
         status = supervisor.query_status(self.state / "current")
         assert status
         return f"http://127.0.0.1:{status.port}"
@@ -181,7 +179,6 @@ class Stack:
                 file.write(f"\nconfig:\n  local-test:port: {port}\n")
 
     def model_version(self, version: str) -> None:
-        """Change the model: it says another version."""
         path = self.project.root / "app" / "model" / "model.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "version": version}))
 
@@ -192,7 +189,6 @@ class Stack:
 
 
 def predict(url: str, body: Any = ONE_ROW, key: str = "") -> tuple[int, Any]:
-    """Status and answer of one prediction."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     request = urllib.request.Request(f"{url}/predict", json.dumps(body).encode(), headers)
     try:

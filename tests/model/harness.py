@@ -17,8 +17,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the command ended."""
-
     status: int
     output: str
     errors: str

@@ -69,7 +69,6 @@ print(json.dumps(said))
 
 @pytest.fixture(scope="module")
 def sklearn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[float]]]:
-    """A folder with skops files, and the models' own answers."""
     here = tmp_path_factory.mktemp("sklearn")
     return here, json.loads(run_in("sklearn", _SKLEARN, here).splitlines()[-1])
 

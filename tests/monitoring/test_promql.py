@@ -64,7 +64,6 @@ def series(metric: str, labels: Mapping[str, str], *, a_minute: float = 0, start
 def replica(
     instance: str, version: str, bins: Mapping[str, Mapping[str, float]], outputs: Mapping[str, float]
 ) -> list[dict[str, str]]:
-    """What Prometheus has of one replica."""
     who = {"job": "m", "instance": instance}
     made = [series("model_info", who | {"name": "m", "version": version}, start=1)]
     counts = {**bins, "buys": outputs}
@@ -89,7 +88,6 @@ def replica(
 
 
 def replicas(first: str, second: str) -> list[dict[str, str]]:
-    """Two replicas, of these versions."""
     return [*replica("a", first, FIRST, FIRST_OUTPUT), *replica("b", second, SECOND, SECOND_OUTPUT)]
 
 
@@ -97,7 +95,6 @@ INFO = series("model_info", {"job": "m", "instance": "a", "name": "m", "version"
 
 
 def psi(live: Mapping[str, float], reference: Mapping[str, float]) -> float:
-    """Of counts and shares by bin."""
     total = sum(live.values())
     pairs = [(max(live[each] / total, FLOOR), max(ratio, FLOOR)) for each, ratio in reference.items()]
     return sum((a - r) * math.log(a / r) for a, r in pairs)
@@ -122,12 +119,10 @@ def expectation(query: str, samples: Mapping[str, float]) -> dict[str, Any]:
 
 
 def labels(**given: str) -> str:
-    """As a series without a metric's name."""
     return "{" + ", ".join(f'{name}="{value}"' for name, value in given.items()) + "}"
 
 
 def recorded(metric: str, side: str, column: str, version: str = "1", **more: str) -> str:
-    """A series that a rule has recorded."""
     return metric + labels(job="m", name="m", version=version, side=side, column=column, **more)
 
 

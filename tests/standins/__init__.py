@@ -39,6 +39,5 @@ def plugin_command(module: str) -> str:
 
 
 def script(path: Path, line: str) -> None:
-    """Write an executable shell script of one line."""
     path.write_text(f"#!/bin/sh\n{line}\n")
     path.chmod(0o755)

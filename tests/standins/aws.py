@@ -110,8 +110,6 @@ _SLOW_TO_DELETE = {EKS_CLUSTER: 0.5, "aws:ec2/natGateway:NatGateway": 0.2}
 
 
 class Aws(Service):
-    """AWS, one account, one region."""
-
     REPLACES = REPLACES
     region = "us-east-1"
 

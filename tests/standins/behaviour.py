@@ -14,8 +14,6 @@ from tests.standins.cloud import Cloud, CloudError, Thing
 
 @dataclass(frozen=True)
 class Request:
-    """What the engine asks for."""
-
     type: str
     urn: str
     inputs: dict[str, Any]
@@ -32,16 +30,13 @@ class Request:
 
     @property
     def name(self) -> str:
-        """The resource's logical name."""
         return self.urn.rsplit("::", 1)[-1]
 
     @property
     def values(self) -> dict[str, Any]:
-        """The inputs without marks."""
         return wire.plain(self.inputs)
 
     def suffix(self, length: int) -> str:
-        """The random end of a name that the provider chooses."""
         return hashlib.sha256(self.seed + self.urn.encode()).hexdigest()[:length]
 
 
@@ -54,8 +49,6 @@ class HalfDone(Exception):  # noqa: N818 it is half a success
 
 
 class Service:
-    """A provider's behaviour on the cloud."""
-
     REPLACES: ClassVar[Mapping[str, frozenset[str]]] = {}
     """Type -> the paths whose change makes a new object. Types without an entry must not change at all."""
 
@@ -70,7 +63,6 @@ class Service:
         return []
 
     def invoke(self, token: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """The answer of a function."""
         raise CloudError("the stand-in has no answer for this function")
 
     def foreign_failures(self, type_: str, inputs: dict[str, Any]) -> list[schema.Failure]:
@@ -78,15 +70,12 @@ class Service:
         return [("", f"the SDK has no resource type {type_}")]
 
     def check(self, asked: Request) -> dict[str, Any]:
-        """The inputs with the provider's defaults."""
         return asked.inputs
 
     def ignores(self, type_: str, path: str) -> bool:
-        """Whether the provider does not look at a changed input."""
         return False
 
     def replaces(self, type_: str, path: str, old: dict[str, Any]) -> bool:
-        """Whether a changed input makes a new object."""
         if type_ not in self.REPLACES:
             return True
         return any(path == p or path.startswith((f"{p}.", f"{p}[")) for p in self.REPLACES[type_])
@@ -96,19 +85,15 @@ class Service:
         return False
 
     def scope(self) -> str:
-        """Where this provider's ids are unique."""
         return ""
 
     def new_id(self, asked: Request) -> str:
-        """The id of an object to be made."""
         raise NotImplementedError
 
     def outputs(self, asked: Request, id_: str) -> dict[str, Any]:
-        """What the cloud computes for an object."""
         return {}
 
     def volatile(self, asked: Request) -> frozenset[str]:
-        """The outputs that an update may change."""
         return frozenset()
 
     def preview(self, asked: Request) -> Thing:
@@ -121,7 +106,6 @@ class Service:
         )
 
     def create(self, asked: Request) -> Thing:
-        """Make the object."""
         if wire.has_unknown(asked.values):
             raise CloudError("an input is still unknown")
         self.before_create(asked)
@@ -154,7 +138,6 @@ class Service:
         )
 
     def update(self, asked: Request) -> Thing:
-        """Change the object."""
         thing = self._found(asked)
         self.before_update(asked, thing)
         outputs = {**thing.outputs, **self.outputs(asked, asked.id), **asked.inputs}

@@ -34,8 +34,6 @@ def is_a(type_: str, wanted: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Thing:
-    """One object that exists in the cloud."""
-
     type: str
     id: str
     scope: str = ""
@@ -47,7 +45,6 @@ class Thing:
 
     @property
     def values(self) -> dict[str, Any]:
-        """Its properties, without marks."""
         return wire.plain(self.outputs)
 
 
@@ -71,7 +68,6 @@ class Cloud:
 
     @classmethod
     def here(cls) -> Cloud:
-        """The cloud that the environment names."""
         if VARIABLE not in os.environ:
             raise SystemExit(f"a stand-in provider needs {VARIABLE}: the folder that is its cloud")
         return cls(Path(os.environ[VARIABLE]))
@@ -105,7 +101,6 @@ class Cloud:
         return [t for t in found if scope in {None, t.scope} and is_a(t.type, type_)]
 
     def only(self, type_: str) -> Thing:
-        """The one object of a type."""
         (thing,) = self.things(type_)
         return thing
 
@@ -117,7 +112,6 @@ class Cloud:
         self._write(path, asdict(thing))
 
     def put(self, thing: Thing) -> None:
-        """Change an object that exists."""
         path = self._path(thing.type, thing.id, thing.scope)
         if not path.exists():
             raise CloudError(f"{thing.type} {thing.id!r} does not exist")
@@ -162,18 +156,15 @@ class Cloud:
             self._write(self.folder / "logins.json", logins)
 
     def images(self, repository: str) -> dict[str, str]:
-        """Tag -> digest of what was pushed to a repository."""
         return self._notes("images.json").get(repository, {})
 
     def push(self, repository: str, tag: str, digest: str) -> None:
-        """Let a tag of a repository name a digest."""
         with self.lock():
             images = self._notes("images.json")
             images.setdefault(repository, {})[tag] = digest
             self._write(self.folder / "images.json", images)
 
     def drop_images(self, repository: str) -> None:
-        """Forget everything that was pushed to a repository."""
         with self.lock():
             images = self._notes("images.json")
             images.pop(repository, None)
@@ -182,7 +173,6 @@ class Cloud:
     # --- journal and failures ---
 
     def record(self, event: Event) -> None:
-        """Note an operation that succeeded."""
         with self.lock(), (self.folder / "journal.jsonl").open("a") as journal:
             journal.write(json.dumps(event._asdict()) + "\n")
 
@@ -210,5 +200,4 @@ class Cloud:
             return when
 
     def pending_failures(self) -> list[str]:
-        """The planned failures that have not struck."""
         return list(self._notes("failures.json"))

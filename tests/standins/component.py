@@ -40,8 +40,6 @@ _NODE_POLICIES = ("AmazonEKSWorkerNodeMinimalPolicy", "AmazonEC2ContainerRegistr
 
 
 class ServiceRole(pulumi.ComponentResource):
-    """A role and its managed policies."""
-
     def __init__(self, name: str, service: str, policies: tuple[str, ...], tags: Any, opts: Any) -> None:
         super().__init__("eks:index:ServiceRole", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
@@ -62,8 +60,6 @@ class ServiceRole(pulumi.ComponentResource):
 
 
 class Cluster(pulumi.ComponentResource):
-    """eks:index:Cluster."""
-
     def __init__(self, name: str, given: dict[str, Any], opts: pulumi.ResourceOptions | None) -> None:
         super().__init__(TOKEN, name, None, opts)
         self.name, self.given = name, given
@@ -213,15 +209,12 @@ def _kubeconfig(values: dict[str, Any]) -> dict[str, Any]:
 
 
 class Eks(Provider):
-    """Constructs clusters."""
-
     def construct(self, name: str, resource_type: str, inputs: Any, options: Any = None) -> ConstructResult:
         cluster = Cluster(name, dict(inputs), options)
         return ConstructResult(urn=cluster.urn, state=cluster.state)
 
 
 def mistakes(inputs: dict[str, Any], *, explicit_provider: bool = False) -> list[schema.Failure]:
-    """What pulumi-eks, or EKS soon after, would not take."""
     found = schema.resource_class(TOKEN)
     assert found is not None
     failures = schema.failures(schema.args_class(found), inputs)
@@ -257,7 +250,6 @@ class Servicer(ProviderServicer):
 
 
 async def serve(engine: str) -> None:
-    """Serve until the engine ends this process."""
     server = grpc.aio.server(options=_GRPC_CHANNEL_OPTIONS)
     servicer = Servicer(Eks("99.0.0"), [], engine_address=engine)
     provider_pb2_grpc.add_ResourceProviderServicer_to_server(servicer, server)

@@ -27,8 +27,6 @@ PD = provider_pb2.PropertyDiff
 
 
 class Status(NamedTuple):
-    """A gRPC status with details."""
-
     code: grpc.StatusCode
     details: str
     trailing_metadata: tuple[tuple[str, bytes], ...]

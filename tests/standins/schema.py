@@ -38,7 +38,6 @@ def resource_class(token: str) -> type[pulumi.Resource] | None:
 
 @cache
 def args_class(resource: type) -> type:
-    """The class of a resource's arguments."""
     module = sys.modules[resource.__module__]
     for suffix in ("InitArgs", "Args"):
         found = getattr(module, f"{resource.__name__}{suffix}", None)
@@ -49,18 +48,15 @@ def args_class(resource: type) -> type:
 
 @cache
 def provider_args(package: str) -> type:
-    """The class of a provider's configuration."""
     return importlib.import_module(f"pulumi_{package}.provider").ProviderArgs
 
 
 @cache
 def output_names(resource: type) -> frozenset[str]:
-    """The properties that a resource has once it exists."""
     return frozenset(_types.resource_py_to_pulumi_names(resource).values()) - {"id", "urn"}
 
 
 def python_name(token: str) -> str:
-    """The name that an invoke's function has in the SDK."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", token.split(":")[-1]).lower()
 
 
@@ -77,7 +73,6 @@ def function(token: str) -> Callable[..., Any] | None:
 
 
 def function_failures(found: Callable[..., Any], arguments: dict[str, Any]) -> list[Failure]:
-    """What is wrong with the arguments of an invoke."""
     wire_names = {python: name for name, python in re.findall(r"__args__\['(\w+)'\] = (\w+)", inspect.getsource(found))}
     module = sys.modules[found.__module__]
     hints = typing.get_type_hints(found, globalns={**vars(pulumi), **vars(module)})

@@ -21,7 +21,6 @@ def decode(properties: struct_pb2.Struct) -> dict[str, Any]:
 
 
 def encode(properties: dict[str, Any]) -> struct_pb2.Struct:
-    """The message of plain data."""
     message = struct_pb2.Struct()
     json_format.ParseDict(properties, message)
     return message
@@ -38,7 +37,6 @@ def is_output(value: Any) -> bool:
 
 
 def is_resource(value: Any) -> bool:
-    """Whether `value` refers to another resource."""
     return isinstance(value, dict) and value.get(_SIGNATURE) == _RESOURCE
 
 

@@ -142,22 +142,18 @@ class Project:
         return self.pulumi("up", "--yes", "--skip-preview", *arguments, ok=ok)
 
     def configure(self, plain: Mapping[str, object] | None = None, secret: Mapping[str, str] | None = None) -> None:
-        """Set config keys."""
         pairs = [f"{key}={value}" for key, value in (plain or {}).items()]
         arguments = [part for pair in pairs for part in ("--plaintext", pair)]
         arguments += [part for key, value in (secret or {}).items() for part in ("--secret", f"{key}={value}")]
         self.pulumi("config", "set-all", *arguments)
 
     def forget(self, *keys: str) -> None:
-        """Remove config keys."""
         self.pulumi("config", "rm-all", *keys)
 
     def exported(self) -> dict[str, Any]:
-        """The stack's state; secrets stay encrypted."""
         return json.loads(self.pulumi("stack", "export").stdout)
 
     def resources(self) -> list[dict[str, Any]]:
-        """The stack's resources, as in its state."""
         return self.exported()["deployment"].get("resources", [])
 
     def snapshot(self) -> dict[str, tuple[Any, Any]]:

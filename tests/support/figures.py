@@ -35,18 +35,14 @@ FIGURES: dict[str, tuple[str, str, float | None]] = {
 
 
 class Figures:
-    """What was measured so far."""
-
     def __init__(self) -> None:
         self._values: dict[str, list[float]] = {}
 
     def add(self, name: str, *values: float) -> None:
-        """Further values of one of FIGURES."""
         assert name in FIGURES, name
         self._values.setdefault(name, []).extend(values)
 
     def results(self) -> list[Result]:
-        """In the table's order, those that were measured."""
         return [
             Result(label, self._values[name], unit, most)
             for name, (label, unit, most) in FIGURES.items()
@@ -54,13 +50,10 @@ class Figures:
         ]
 
     def complete(self) -> bool:
-        """Whether there is a value for each."""
         return self._values.keys() == FIGURES.keys()
 
     def table(self) -> str:
-        """For reading."""
         return f"Measured by `make e2e` on {machine()}.\n\n{table(self.results())}"
 
     def keep(self, file: Path) -> None:
-        """For comparing."""
         keep(file, self.results())

@@ -53,8 +53,6 @@ ANSWERS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Resource:
-    """One registration."""
-
     type: str
     name: str
     inputs: dict[str, Any]
@@ -76,8 +74,6 @@ class Resource:
 
 @dataclass(frozen=True)
 class Call:
-    """One invoke."""
-
     token: str
     args: dict[str, Any]
 
@@ -93,8 +89,6 @@ class Resolved:
 
 @dataclass(frozen=True)
 class Run(Generic[T]):
-    """What a program did."""
-
     result: T
     """What the program returned."""
     resources: list[Resource]
@@ -118,7 +112,6 @@ class Run(Generic[T]):
         return found[0]
 
     def call(self, token: str) -> Call:
-        """The first invoke whose token ends in `token`."""
         return next(c for c in self.calls if c.token.endswith(token))
 
 

@@ -17,7 +17,6 @@ from infra.endpoint_check import EndpointError, await_prediction
 
 @pytest.fixture
 def raw() -> Iterator[Callable[[Callable[[socket.socket], None]], str]]:
-    """A server that does with each connection what it is told."""
     listeners: list[socket.socket] = []
     held: list[socket.socket] = []
 

@@ -24,7 +24,6 @@ RELEASE = Release(path=Path(".build"), content_hash="c0ffee", model_name="iris",
 
 
 def inputs(environment: dict[str, Any]) -> dict[str, Any]:
-    """What the process is asked to be, by the config."""
     raw = {"environment": json.dumps(environment)}
     settings = parse_settings(raw, set(), project="model-endpoint", stack="dev", region=None, root=ROOT)
     run = mocked.run(lambda: LocalService("model", LocalServiceArgs.from_settings(settings, RELEASE)))

@@ -56,17 +56,14 @@ class Project:
         self("stack", "init", "test")
 
     def use(self, virtualenv: str) -> None:
-        """Set the project's virtual environment."""
         (self.folder / "Pulumi.yaml").write_text(
             f"name: probe\nruntime:\n  name: python\n  options:\n    virtualenv: '{virtualenv}' # its own\n"
         )
 
     def program(self, text: str) -> None:
-        """Set the project's program."""
         (self.folder / "__main__.py").write_text("import pulumi\n" + textwrap.dedent(text))
 
     def __call__(self, *arguments: str, fails: bool = False) -> str:
-        """Run the CLI; what it printed, both streams together."""
         answer = subprocess.run(
             ["pulumi", *arguments, "--color=never", "--non-interactive"],
             cwd=self.folder,

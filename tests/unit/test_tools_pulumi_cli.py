@@ -128,7 +128,6 @@ esac
 
 
 def calls(go: Path) -> list[list[str]]:
-    """The arguments of every call of the stand-in for Go."""
     return [line.split() for line in Path(f"{go}.log").read_text().splitlines()]
 
 

@@ -13,7 +13,6 @@ from tools import state
 
 @pytest.fixture
 def empty(tmp_path: Path) -> dict[str, str]:
-    """An environment without a login."""
     return {"PULUMI_HOME": str(tmp_path / "home")}
 
 

@@ -47,7 +47,6 @@ class Cluster:
         raise NotImplementedError
 
     def restart_kubelet(self) -> None:
-        """Stop the kubelet and wait until a new one answers."""
         raise NotImplementedError
 
     def logs(self, name: str) -> str:

@@ -57,7 +57,6 @@ def _layer(program: Path) -> bytes:
 
 
 def _send(method: str, url: str, body: bytes, media_type: str = "application/octet-stream") -> str:
-    """Send a request; returns the answer's Location."""
     request = urllib.request.Request(url, data=body, method=method, headers={"Content-Type": media_type})
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with direct.open(request, timeout=30) as answer:

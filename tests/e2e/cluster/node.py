@@ -59,7 +59,6 @@ class Supervisor:
             (state / folder).mkdir(exist_ok=True)
 
     def start(self, part: dict[str, Any]) -> None:
-        """Start a part."""
         log = str(self._state / "log" / part["name"])
         to_log = [
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),

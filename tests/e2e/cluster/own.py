@@ -79,7 +79,6 @@ class OwnCluster(Cluster):
             time.sleep(0.1)
 
     def set_up(self) -> None:
-        """Wait for the node's parts and install the add-ons."""
         self.wait("the registry", lambda: _answers(f"http://{self.registry}/v2/"))
         images.push(self.registry, "pause", self.programs.kube / "pause")
         self.wait("the API server", lambda: self.kubectl("get", "--raw", "/readyz"))
@@ -113,7 +112,6 @@ class OwnCluster(Cluster):
 
 @contextmanager
 def started(cache: Path | None, state: Path | None) -> Generator[OwnCluster]:
-    """Start a cluster, and stop it when the block ends."""
     reason = unavailable()
     if reason:
         raise ClusterError(reason)

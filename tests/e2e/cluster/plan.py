@@ -214,8 +214,6 @@ version = 2
 
 
 class _Flags:
-    """Command-line flags of the parts."""
-
     def __init__(self, slot: Slot, folder: Path) -> None:
         self._slot, self._folder, self._pki = slot, folder, folder / "pki"
 

@@ -77,7 +77,6 @@ def programs(cache: Path) -> Programs:
 
 
 def version() -> str:
-    """Read the Kubernetes version that kube/go.mod pins."""
     pinned = re.search(r"k8s\.io/kubernetes (v\S+)", (_KUBE / "go.mod").read_text())
     if not pinned:
         raise ClusterError(f"{_KUBE / 'go.mod'} does not pin k8s.io/kubernetes")

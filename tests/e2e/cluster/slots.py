@@ -32,17 +32,14 @@ class Slot:
 
     @property
     def name(self) -> str:
-        """Name of the state folder and of the cgroups."""
         return f"model-endpoint-e2e-{self.number}"
 
     @property
     def folder(self) -> Path:
-        """State folder: all files of the cluster."""
         return self.parent / self.name
 
     @property
     def interface(self) -> str:
-        """The host's end of the veth pair to the node."""
         return f"me-e2e-{self.number}"
 
     @property
@@ -52,17 +49,14 @@ class Slot:
 
     @property
     def node_ip(self) -> str:
-        """The node's address."""
         return f"198.18.{self.number}.2"
 
     @property
     def pool(self) -> str:
-        """Network of the load balancers' addresses."""
         return f"198.19.{self.number}.0/24"
 
     @property
     def load_balancer_ip(self) -> str:
-        """First load balancer's address."""
         return f"198.19.{self.number}.1"
 
 
@@ -123,7 +117,6 @@ def make_cgroups(slot: Slot) -> list[Path]:
 
 
 def _delegate(group: Path) -> None:
-    """Enable the controllers for child groups in cgroup v2."""
     available, handed = group / "cgroup.controllers", group / "cgroup.subtree_control"
     if available.exists():
         for controller in available.read_text().split():

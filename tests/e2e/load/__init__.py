@@ -29,12 +29,10 @@ class Seen:
 
     @property
     def model(self) -> dict[str, str]:
-        """The model that the answer names."""
         return json.loads(self.body)["model"]
 
     @property
     def said(self) -> str:
-        """What the answer says beside the model's name."""
         return json.dumps({key: value for key, value in json.loads(self.body).items() if key != "model"})
 
 
@@ -49,17 +47,14 @@ class Traffic:
 
     @property
     def lost(self) -> list[Seen]:
-        """Whatever was not answered with 200."""
         return [each for each in self.seen if each.code != 200]
 
     @property
     def answers(self) -> list[Seen]:
-        """What was."""
         return [each for each in self.seen if each.code == 200]
 
     @property
     def versions(self) -> set[str]:
-        """Of the models that answered."""
         return {each.model["version"] for each in self.answers}
 
 
@@ -96,7 +91,6 @@ def _end(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def _program() -> Path:
-    """Built from its pinned module, once a user."""
     sources = [_HERE / name for name in ("go.mod", "go.sum", "main.go")]
     folder = default_cache() / f"load-{machine()}-{digest(sources)}"
     once(folder, lambda partial: go_build(_HERE, partial / "load"))
@@ -104,7 +98,6 @@ def _program() -> Path:
 
 
 def go_build(module: Path, program: Path) -> None:
-    """A static program of the module in a folder."""
     settings = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
     command = ["go", "build", "-mod=readonly", "-trimpath", "-ldflags=-s -w", f"-o={program}", "."]
     subprocess.run(command, cwd=module, env=settings, check=True)

@@ -30,8 +30,6 @@ class UnreachableError(CloudError):
 
 
 class Api:
-    """One cluster's API server."""
-
     def __init__(self, found: Access) -> None:
         self.server = found.server
         self._access = found
@@ -45,7 +43,6 @@ class Api:
         )
 
     def get(self, path: str, **query: str | int) -> Object:
-        """An object or a list."""
         return self._send("GET", path, query).json()
 
     def find(self, path: str) -> Object | None:

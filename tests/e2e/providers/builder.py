@@ -32,8 +32,6 @@ class BuilderError(CloudError):
 
 @dataclass(frozen=True)
 class Builder:
-    """A running daemon."""
-
     host: str
     """For DOCKER_HOST."""
     environment: Mapping[str, str]

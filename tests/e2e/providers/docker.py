@@ -62,7 +62,6 @@ class Docker(Standin):
 
 
 def _build(values: dict[str, Any]) -> str:
-    """The image's id."""
     build = values["build"]
     strange = build.keys() - _BUILD_INPUTS
     if strange or build.get("builderVersion") == "BuilderV1":

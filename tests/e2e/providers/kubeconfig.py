@@ -18,8 +18,6 @@ from tests.standins.cloud import CloudError
 
 @dataclass(frozen=True)
 class Access:
-    """An API server and how to be let in."""
-
     server: str
     tls: ssl.SSLContext
     headers: dict[str, str]

@@ -123,7 +123,6 @@ class Kubernetes(Standin):
     # --- how ---
 
     def _content(self, asked: Request) -> tuple[Object, str]:
-        """What is sent, and where to."""
         content = {key: value for key, value in asked.values.items() if not key.startswith("__")}
         if wire.has_unknown(content):
             raise CloudError("an input is still unknown")

@@ -11,7 +11,6 @@ _STARTING = {"ContainerCreating", "PodInitializing", None}
 
 
 def of_deployment(api: Api, deployment: Object) -> list[str]:
-    """Why a Deployment's newest pods do not come."""
     newest = _newest_replica_set(api, deployment)
     if newest is None:
         return ["there is no ReplicaSet yet"]
@@ -47,7 +46,6 @@ def _list(api: Api, path: str, labels: dict[str, str]) -> list[Object]:
 
 
 def _of_pod(api: Api, pod: Object) -> tuple[str, Object | None]:
-    """The reason, and the container whose log tells more."""
     status = pod["status"]
     for condition in status.get("conditions", []):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":

@@ -16,8 +16,6 @@ _ACCEPT = f"{_MANIFEST}, application/vnd.oci.image.manifest.v1+json"
 
 @dataclass(frozen=True)
 class Blob:
-    """Content and its address."""
-
     content: bytes
     digest: str
 
@@ -27,7 +25,6 @@ class Blob:
         return cls(content, f"sha256:{hashlib.sha256(content).hexdigest()}")
 
     def described(self, media_type: str) -> dict[str, Any]:
-        """As a manifest names it."""
         return {"mediaType": media_type, "digest": self.digest, "size": len(self.content)}
 
 

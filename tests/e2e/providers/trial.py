@@ -71,5 +71,4 @@ class Trial(Project):
         return trial
 
     def describe(self, resources: Resources) -> None:
-        """What the program makes from now on."""
         (self.root / "resources.json").write_text(json.dumps(resources))

@@ -27,8 +27,6 @@ class NotReadyError(CloudError):
 
 @dataclass(frozen=True)
 class State:
-    """How far an object is."""
-
     waits_for: str = ""
     """Empty: it works."""
     failed: str = ""
@@ -39,8 +37,6 @@ class State:
 
 @dataclass(frozen=True)
 class Limits:
-    """How long to wait."""
-
     seconds: float
     stopped: threading.Event
 
