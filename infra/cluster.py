@@ -23,7 +23,7 @@ GPU_TAINT = "nvidia.com/gpu"
 @dataclass(frozen=True, kw_only=True)
 class ClusterArgs:
     settings: ClusterSettings
-    """With `protect` the cluster and its key refuse to be deleted, by Pulumi and by EKS."""
+    """`protect` makes the cluster and its key refuse to be deleted, by Pulumi and by EKS."""
     architecture: Architecture
     """CPU of the model's nodes; a change replaces the nodes one by one."""
     gpus: int
@@ -33,7 +33,7 @@ class ClusterArgs:
     private_subnet_ids: pulumi.Input[Sequence[str]]
     """At least two, in different zones. Only private ones: Auto Mode puts nodes in every subnet that it is given."""
     tags: Mapping[str, str]
-    """On every AWS resource, also on those that pulumi-eks makes."""
+    """Tags of every AWS resource, also of those that pulumi-eks makes."""
 
 
 class Cluster(pulumi.ComponentResource):
@@ -52,7 +52,7 @@ class Cluster(pulumi.ComponentResource):
     node_selector: Mapping[str, str]
     """Puts a pod on the model's nodes."""
     tolerations: Sequence[k8s.core.v1.TolerationArgs]
-    """What a pod needs to be let onto the model's nodes."""
+    """Pass to pods that run on the model's nodes."""
 
     def __init__(self, name: str, args: ClusterArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("model-endpoint:cluster:Cluster", name, None, opts)

@@ -1,4 +1,4 @@
-"""What a cluster target offers to the image and the service, and the URL that it makes of what the service says."""
+"""The platform that a cluster target gives to the image and the service, and the endpoint's URL on it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from infra.load_balancer import LoadBalancer
 
 @dataclass(frozen=True, kw_only=True)
 class Repository:
-    """Where the image is pushed to and pulled from."""
+    """Image repository, to push to and pull from."""
 
     repository_url: pulumi.Output[str]
     """Without scheme or tag; empty with a prebuilt image, which needs no repository."""
@@ -32,7 +32,7 @@ class HostName(Protocol):
 
     @property
     def host(self) -> str:
-        """What callers use, over https."""
+        """Name that callers use, over https."""
         ...
 
     def point_to(self, hostname: pulumi.Input[str]) -> pulumi.Output[str]:

@@ -1,4 +1,4 @@
-"""What a cluster says about a workload that does not answer: its pods and latest events, through kubectl."""
+"""Diagnosis of a workload that does not answer: its pods and latest events, through kubectl."""
 
 from __future__ import annotations
 

@@ -16,16 +16,16 @@ class DomainArgs:
     hosted_zone: str | None
     """Name of the public Route 53 zone that holds it; None: the domain without its first label."""
     tags: Mapping[str, str]
-    """On every resource that takes tags."""
+    """Tags of every resource that takes them."""
 
 
 class Domain(pulumi.ComponentResource):
     """A certificate validated through Route 53, and on request the record that leads to the load balancer."""
 
     host: str
-    """What callers use."""
+    """Host name that callers use."""
     certificate_arn: pulumi.Output[str]
-    """For the load balancer's listener; known once the certificate is issued."""
+    """Certificate for the load balancer's listener; known once the certificate is issued."""
 
     def __init__(self, name: str, args: DomainArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("model-endpoint:domain:Domain", name, None, opts)

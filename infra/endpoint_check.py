@@ -102,9 +102,9 @@ class EndpointCheck(Resource, module="endpoint", name="EndpointCheck"):
     url: pulumi.Output[str]
     """Known only after it has answered."""
     model_name: pulumi.Output[str | None]
-    """As answered; None when the answer does not tell, as from an image in another language."""
+    """Name in the answer; None when the answer does not tell, as from an image in another language."""
     model_version: pulumi.Output[str | None]
-    """As answered."""
+    """Version in the answer."""
 
     def __init__(self, name: str, args: EndpointCheckArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         props: dict[str, Any] = {**vars(args), "model_name": None, "model_version": None}

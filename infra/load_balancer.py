@@ -1,4 +1,4 @@
-"""How a cluster's load balancer is asked for: the part of the Service that differs between clouds. Pure."""
+"""Load balancers of the clouds: the part of the Service that differs between clouds. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LoadBalancer:
     """None: the cluster's default. It cannot be changed later without a new Service, that is, a new address."""
     annotations: Mapping[str, pulumi.Input[str]]
     drain_seconds: int
-    """How long a leaving pod must go on serving new connections."""
+    """Seconds for which a leaving pod still gets new connections and must serve them."""
     node_ports: bool
     """Whether traffic comes through a port of the nodes; False where the load balancer reaches the pods themselves."""
 

@@ -21,9 +21,9 @@ UNUSABLE_ZONE_IDS = ("use1-az3", "usw1-az2", "cac1-az3")
 @dataclass(frozen=True, kw_only=True)
 class NetworkArgs:
     settings: NetworkSettings
-    """With `vpc_id` set nothing is made: the ids are passed through."""
+    """If `vpc_id` is set, nothing is made: the ids are passed through."""
     tags: Mapping[str, str]
-    """On every resource."""
+    """Tags of every resource."""
 
 
 class Network(pulumi.ComponentResource):
@@ -31,9 +31,9 @@ class Network(pulumi.ComponentResource):
 
     vpc_id: pulumi.Output[str]
     private_subnet_ids: pulumi.Output[Sequence[str]]
-    """For the cluster and its nodes. Whoever uses them waits for NAT and routes, and is deleted before them."""
+    """Subnets of the cluster and its nodes. Whoever uses them waits for NAT and routes, and is deleted before them."""
     public_subnet_ids: pulumi.Output[Sequence[str]]
-    """For internet-facing load balancers; empty where an existing VPC names none."""
+    """Subnets of internet-facing load balancers; empty where an existing VPC names none."""
 
     def __init__(self, name: str, args: NetworkArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("model-endpoint:network:Network", name, None, opts)

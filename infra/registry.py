@@ -18,7 +18,7 @@ class RegistryArgs:
     settings: RegistrySettings
     """Without `registry_force_delete` a repository that holds images stops `destroy`."""
     tags: Mapping[str, str]
-    """On every resource."""
+    """Tags of every resource."""
 
 
 class Registry(pulumi.ComponentResource):

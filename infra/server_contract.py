@@ -1,4 +1,4 @@
-"""What the program and the server in the image have agreed on; an image in another language keeps to it as well.
+"""The contract between the program and the server in the image; an image in another language keeps to it as well.
 
 `app/` spells the same values for itself, since it ships without this package; the tests hold the two together.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 CONTAINER_PORT = 8080
-"""What the server listens on in the container: the default of PORT."""
+"""Port that the server listens on in the container: the default of PORT."""
 
 USER_ID = 10001
 """The image's numeric user and group; 10000 and above cannot be one of the node's own."""
@@ -19,7 +19,7 @@ DRAIN_SECONDS = 1
 """After SIGTERM, how long the server still accepts connections; the pod's preStop hook has waited for the balancer."""
 
 DEFAULT_GRACE_SECONDS = 25
-"""How long the server then waits for requests in flight, where the config says nothing of their time-out.
+"""Seconds for which the server then waits for requests in flight, where the config says nothing of their time-out.
 
 Less than the server's own TIMEOUT_MS, 30 s, because QUEUE_SECONDS, 5 s, refuses a request that would wait long.
 """
@@ -28,7 +28,7 @@ MAX_TIMEOUT_MS = 3_600_000
 """The server does not start with a longer TIMEOUT_MS."""
 
 STOP_MARGIN_SECONDS = 10
-"""What the kubelet gives on top before SIGKILL, so that only a server that hangs is killed."""
+"""Time on top of the grace period before SIGKILL, so that only a server that hangs is killed."""
 
 SET_BY_PROGRAM = frozenset(
     {"API_KEY_FILE", "DRAIN_SECONDS", "GRACE_SECONDS", "HOST", "LISTEN_FD", "MODEL_DIR", "PATH", "PORT", "READY_FD"}
@@ -57,5 +57,5 @@ def grace_seconds(environment: Mapping[str, str]) -> int:
 
 
 def termination_grace_seconds(pre_stop_seconds: int, grace_seconds: int) -> int:
-    """What a pod needs from the order to leave until its last answer; Kubernetes' terminationGracePeriodSeconds."""
+    """Seconds from the order to leave until a pod's last answer: Kubernetes' terminationGracePeriodSeconds."""
     return pre_stop_seconds + DRAIN_SECONDS + grace_seconds + STOP_MARGIN_SECONDS

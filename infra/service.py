@@ -26,7 +26,7 @@ _MIN_READY_SECONDS = 5
 """A pod that is ready for less does not count: one that dies of its first requests never replaces a good one."""
 _TMP_SIZE = "256Mi"
 _DECLARED = {"pulumi.com/patchForce": "true"}
-"""What is declared here wins over a hand edit: without it, refresh and `up` stop at a conflict of field managers."""
+"""Lets the program win over a hand edit: without it, refresh and `up` stop at a conflict of field managers."""
 _MIN_LOG_REQUESTS = 5
 """kubectl's own limit of pods to follow, which may be raised only."""
 
@@ -38,7 +38,7 @@ class ModelServiceArgs:
     """By digest: a new one rolls the pods. It must run as any numeric user and listen on port 8080."""
     stack: str
     model_version: str
-    """For the pods' version label; empty: none, as for a prebuilt image."""
+    """Value of the pods' version label; empty: none, as for a prebuilt image."""
     api_key: pulumi.Input[str] | None
     """Mounted as a file that the server reads; a new key rolls the pods. None: predictions are open."""
     environment: Mapping[str, str]

@@ -1,1 +1,1 @@
-"""What the make targets run; the standard library is all it needs, because it comes before everything else."""
+"""The make targets' programs; the standard library is all it needs, because it comes before everything else."""

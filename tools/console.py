@@ -1,4 +1,4 @@
-"""What a command tells its user on the way: on stderr, because stdout belongs to the command's answer."""
+"""Progress of a command: on stderr, because stdout belongs to the command's answer."""
 
 from __future__ import annotations
 

@@ -20,10 +20,10 @@ class PackagesError(Exception):
 
 
 _FOLDERS = ("usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin", "usr/lib/cni", "opt/cni/bin")
-"""Where programs are, network plugins included, on a machine and in an unpacked package."""
+"""Folders of programs, network plugins included, on a machine and in an unpacked package."""
 
 _LIBRARIES = "usr/lib/*-linux-gnu*"
-"""Where libraries are in an unpacked package; some, such as PulseAudio's, one folder further down."""
+"""Folders of libraries in an unpacked package; some, such as PulseAudio's, one folder further down."""
 
 
 def environment(packages: Mapping[str, str], cache: Path | None = None) -> dict[str, str]:

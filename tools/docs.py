@@ -62,7 +62,7 @@ def server_variables() -> str:
 
 
 def cluster_figures() -> str:
-    """What the last whole `make e2e` measured."""
+    """Figures of the last whole `make e2e`."""
     kept: dict[str, Any] = json.loads((ROOT / "bench/results/cluster.json").read_text())
     results = [figures.Result(each["name"], each["runs"], each["unit"], most=each["most"]) for each in kept["results"]]
     return f"On {kept['machine']}.\n\n{figures.table(results)}"

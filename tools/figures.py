@@ -24,7 +24,7 @@ class Result:
 
     @property
     def median(self) -> float:
-        """What is quoted."""
+        """The quoted figure."""
         return statistics.median(self.values)
 
     def met(self) -> bool:
@@ -59,7 +59,7 @@ def table(results: Iterable[Result]) -> str:
 
 
 def machine() -> str:
-    """What the figures were measured on, without its name."""
+    """The machine that the figures were measured on, without its name."""
     model = _processor() or platform.processor() or platform.machine()
     return f"{len(os.sched_getaffinity(0))} cores, {model}, {platform.system()}, Python {platform.python_version()}"
 

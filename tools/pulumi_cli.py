@@ -48,14 +48,14 @@ class DownloadError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where releases come from and where the CLI is kept."""
+    """Origin of releases, and the folder in which the CLI is kept."""
 
     cache: Path = field(default_factory=default_cache)
     """The per-user folder, shared by all clones."""
     releases: str = RELEASES
     """Base URL of the releases: `<base>/v<version>/<file>`."""
     connect_seconds: float = CONNECT_SECONDS
-    """How long the first answer may take before the release counts as out of reach."""
+    """Longest wait for the first answer before the release counts as out of reach."""
 
 
 def ensure(source: Source) -> Path:

@@ -1,4 +1,4 @@
-"""What the make targets do: `tools/python -m tools.run <command>`, with STACK and YES from the environment.
+"""The make targets: `tools/python -m tools.run <command>`, with STACK and YES from the environment.
 
 Each command first sees to what it needs (the virtual environment, the Pulumi CLI, a place for state), says so only when
 there is something to do, and then hands over to the real thing.
@@ -39,7 +39,7 @@ class Pulumi:
 
     stack: str
     variables: dict[str, str]
-    """What it needs in its environment besides the user's own."""
+    """Environment variables that it needs besides the user's own."""
 
     def __call__(self, *arguments: str) -> int:
         """Run it in front of the user."""

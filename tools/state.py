@@ -1,4 +1,4 @@
-"""Where Pulumi keeps its state: the user's own login, untouched, or else inside the clone."""
+"""The place of Pulumi's state: the user's own login, untouched, or else inside the clone."""
 
 from __future__ import annotations
 

@@ -67,10 +67,10 @@ class Batch(msgspec.Struct, eq=False):
     outputs: Tensors
     rows: int
     started: float
-    """As time.perf_counter()."""
+    """Start of the run, as time.perf_counter()."""
     seconds: float
     encoded: Any = None
-    """For whoever answers the requests: what is encoded once for all of them."""
+    """The encoded answers of all requests, made by the first to be answered."""
 
 
 class BatchSlice(msgspec.Struct, frozen=True, gc=False):
@@ -98,7 +98,7 @@ class Job(msgspec.Struct, eq=False):
     """Called once on the event loop, unless `caller` is abandoned."""
     caller: Cancellable = _UNCANCELLED
     deadline: float = math.inf
-    """As time.perf_counter(); a job is not run after it."""
+    """Deadline as time.perf_counter(); a job is not run after it."""
     size: int = 0
     """Bytes that it holds while it waits."""
     shape: object = None

@@ -1,4 +1,4 @@
-"""What goes wrong, as values: a Problem is an answer to a client, a StartError a reason not to start."""
+"""Failures as values: a Problem is an answer to a client, a StartError a reason not to start."""
 
 from __future__ import annotations
 

@@ -26,9 +26,9 @@ from .telemetry.tracing import open_tracer
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _FLUSH_SECONDS = 2.0
-"""For a collector to take the last traces, after the last answer."""
+"""Longest wait for the collector to take the last traces, after the last answer."""
 _LINGER_SECONDS = 0.3
-"""For requests on the connections accepted last: their bytes may still be on the way."""
+"""Wait for requests on the connections accepted last: their bytes may still be on the way."""
 
 
 def run(settings: Settings, listener: socket.socket, started: float) -> None:

@@ -39,7 +39,7 @@ def _from(low: float, high: float, unit: str, description: str) -> Meta:
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper):
-    """What the process runs with; a variable that is not set leaves its field at the default."""
+    """The settings of the process; a variable that is not set leaves its field at the default."""
 
     model_dir: Annotated[Path, _about("Folder with model.json and the model's file.")] = DEFAULT_MODEL_DIR
     host: Annotated[str, Meta(pattern=r"\S", description="Address to listen on.")] = "0.0.0.0"  # noqa: S104  # in a container

@@ -1,4 +1,4 @@
-"""What no single key shows: keys of other targets, keys that contradict each other, what a target cannot do without."""
+"""Checks across keys: keys of other targets, contradictions, and keys that a target cannot do without."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ class ParsedConfig:
     values: Mapping[str, Any]
     """Typed value of every key; the default where it was not set or is wrong."""
     problems: tuple[Problem, ...]
-    """What is wrong with single keys."""
+    """Problems of single keys."""
 
     @property
     def changed(self) -> set[str]:

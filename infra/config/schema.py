@@ -1,4 +1,4 @@
-"""What can be configured: frozen dataclasses whose annotations hold each value's type and rule.
+"""The config's schema: frozen dataclasses whose annotations hold each value's type and rule.
 
 A config key is a field's name in camelCase (`max_replicas` -> `maxReplicas`). `Pulumi.yaml` describes every key and
 holds its default; `infra/config/keys.py` joins the two. No postponed annotations here: the rules' lambdas would lose
@@ -209,14 +209,14 @@ class ExistingSettings(Group, targets=frozenset({"kubernetes"})):
             _matches(r"[a-z0-9.-]+(:\d+)?(/[a-z0-9._-]+)+"),
         ),
     ]
-    """Where the image is pushed; None only with a prebuilt image."""
+    """Repository that the image is pushed to; None only with a prebuilt image."""
     registry_username: Annotated[str | None, Rule("a user name", "robot")]
     registry_password: Annotated[Secret | None, Rule("a password", "<password>")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSettings(Group, targets=CLUSTER_TARGETS):
-    """What the image is built from, or a prebuilt one."""
+    """Image to build, or a prebuilt one."""
 
     image: ImageDigest
     """A prebuilt image, so that nothing is built or pushed; None builds one."""

@@ -36,7 +36,7 @@ class LocalServiceError(Exception):
 
 @dataclass(frozen=True)
 class Drift:
-    """How the process differs from what its inputs describe."""
+    """Difference between the process and what its inputs describe."""
 
     text: str
     """Finishes the sentence "the local process ..."."""

@@ -1,4 +1,4 @@
-"""Why a model is not packaged."""
+"""Errors of packaging."""
 
 from __future__ import annotations
 

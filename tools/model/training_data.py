@@ -15,7 +15,7 @@ from tools.model.errors import ModelError, first_line
 from tools.model.tensors import Array, Tensor, Tensors
 
 MAX_ROWS = 10_000
-"""As many are drawn from a larger file: enough for a profile, and the model has to run on each."""
+"""Rows drawn from a larger file: enough for a profile, and the model has to run on each."""
 _RANDOM_ROWS = 256
 ANY_SIZE = 8
 """Stands for -1 in the shape of made-up rows."""

@@ -59,7 +59,7 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a client may use, and the answer or end when it uses more."""
+    """Bounds on what a client may use, and the answer or end beyond them."""
 
     body_bytes: int
     """One request's body: 413."""

@@ -1,4 +1,4 @@
-"""How a model is best run, measured at the start."""
+"""Calibration: the batch sizes at which a model runs best, measured at the start."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _INLINE_SECONDS = 0.0005
 """A longer run is worth handing to the inference thread."""
 _MAX_INLINE_ROWS = 256
 _MAX_RUN_SECONDS = 0.1
-"""Of a gathered batch: the next request must not wait longer for the sake of throughput."""
+"""Longest run of a gathered batch: the next request must not wait longer for the sake of throughput."""
 _BATCH_COST_TOLERANCE = 1.05
 """A larger batch may take so much more time per row, because it saves what a run costs besides."""
 _SEARCH_SECONDS = 0.3
@@ -34,7 +34,7 @@ class Calibration:
     inline_rows: int
     """Up to so many rows, a run takes less time than handing it to a thread; 0: it always takes more."""
     seconds_per_row: float
-    """In a run of `best_rows`."""
+    """Seconds per row in a run of `best_rows`."""
 
 
 def calibrate(model: Model, row: Tensors) -> Calibration:

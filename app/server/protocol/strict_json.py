@@ -11,7 +11,7 @@ from ..errors import Problem
 
 T = TypeVar("T")
 _MAX_KEY_CHARACTERS = 100
-"""Of a key that is quoted in an answer."""
+"""Longest key that is quoted in an answer."""
 
 
 def decode(decoder: msgspec.json.Decoder[T], content: bytes, path: str) -> T:

@@ -1,1 +1,1 @@
-"""What the server tells about itself: metrics, drift, traces and the prediction log."""
+"""Observability: metrics, drift, traces and the prediction log."""

@@ -34,10 +34,10 @@ class Run(NamedTuple):
     """The model's run that answered a request."""
 
     rows: int
-    """Of the request."""
+    """Rows of the request."""
     batch_rows: int
     started: float
-    """As time.perf_counter()."""
+    """Start of the run, as time.perf_counter()."""
     seconds: float
 
 
