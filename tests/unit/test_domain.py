@@ -71,11 +71,8 @@ def test_address_is_an_alias_of_the_network_load_balancer() -> None:
 
 
 def test_users_of_the_host_name_wait_for_the_address() -> None:
-    def program() -> object:
-        made = Domain("domain", DomainArgs(domain="predict.example.com", hosted_zone=None, tags=TAGS))
-        return made.point_to("lb-1")
-
-    run = mocked.run(program, outputs=OUTPUTS)
+    args = DomainArgs(domain="predict.example.com", hosted_zone=None, tags=TAGS)
+    run = mocked.run(lambda: Domain("domain", args).point_to("lb-1"), outputs=OUTPUTS)
     assert mocked.resolve(run.result).value == "predict.example.com"
 
 

@@ -75,11 +75,8 @@ def test_no_base_image_leaves_the_dockerfiles_own() -> None:
 
 
 def test_extras_are_a_build_argument_in_any_order() -> None:
-    runs = [
-        build(replace(ARGS, settings=replace(SETTINGS, extras=extras)))
-        for extras in (("torch", "otel"), ("otel", "torch"))
-    ]
-    first, second = (run.one(IMAGE).inputs for run in runs)
+    orders = [replace(SETTINGS, extras=extras) for extras in (("torch", "otel"), ("otel", "torch"))]
+    first, second = (build(replace(ARGS, settings=settings)).one(IMAGE).inputs for settings in orders)
     assert first["build"]["args"] == {"EXTRAS": "otel torch"}
     assert first["imageName"].partition("-")[0] == second["imageName"].partition("-")[0]
 
@@ -147,12 +144,12 @@ def test_another_registrys_digest_is_refused(repo_digest: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("repo_digest", "repository"),
-    [(f"{REPOSITORY}@{DIGEST}", REPOSITORY), (f"team/model@{DIGEST}", REPOSITORY)],
+    "repo_digest",
+    [f"{REPOSITORY}@{DIGEST}", f"team/model@{DIGEST}"],
     ids=["in full", "without the host, as Docker writes its default registry's"],
 )
-def test_our_repositorys_digest_is_taken(repo_digest: str, repository: str) -> None:
-    assert pushed_reference(repo_digest, repository) == f"{REPOSITORY}@{DIGEST}"
+def test_our_repositorys_digest_is_taken(repo_digest: str) -> None:
+    assert pushed_reference(repo_digest, REPOSITORY) == f"{REPOSITORY}@{DIGEST}"
 
 
 @pytest.mark.parametrize("wrong", [f"{REPOSITORY}-evil@{DIGEST}", f"{REPOSITORY}@md5:x", f"model@{DIGEST}", None])

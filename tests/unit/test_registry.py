@@ -52,18 +52,9 @@ def test_lifecycle_keeps_the_newest_tagged_images() -> None:
     policy = make(PROD).one("LifecyclePolicy").inputs
     assert policy["repository"] == "registry-repository-1a2b3c4"
     untagged, tagged = json.loads(policy["policy"])["rules"]
-    assert untagged["selection"] == {
-        "tagStatus": "untagged",
-        "countType": "sinceImagePushed",
-        "countUnit": "days",
-        "countNumber": 1,
-    }
-    assert tagged["selection"] == {
-        "tagStatus": "tagged",
-        "tagPatternList": ["*"],
-        "countType": "imageCountMoreThan",
-        "countNumber": 200,
-    }
+    old = {"tagStatus": "untagged", "countType": "sinceImagePushed", "countUnit": "days", "countNumber": 1}
+    many = {"tagStatus": "tagged", "tagPatternList": ["*"], "countType": "imageCountMoreThan", "countNumber": 200}
+    assert [rule["selection"] for rule in (untagged, tagged)] == [old, many]
     assert [rule["rulePriority"] for rule in (untagged, tagged)] == [1, 2]
     assert all(rule["action"] == {"type": "expire"} for rule in (untagged, tagged))
 

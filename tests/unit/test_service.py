@@ -56,15 +56,8 @@ def named(resource: mocked.Resource) -> dict[str, Any]:
 
 
 def build(args: ModelServiceArgs = ARGS, *, status: dict[str, Any] | None = None, preview: bool = False) -> Run:
-    outputs: dict[str, Any] = {}
-    for kind in (
-        "core/v1:Namespace",
-        "core/v1:ServiceAccount",
-        "core/v1:Secret",
-        "apps/v1:Deployment",
-        "core/v1:Service",
-    ):
-        outputs[f"kubernetes:{kind}"] = named
+    kinds = ("core/v1:Namespace", "core/v1:ServiceAccount", "core/v1:Secret", "apps/v1:Deployment", "core/v1:Service")
+    outputs: dict[str, Any] = {f"kubernetes:{kind}": named for kind in kinds}
     if status is not None:
         outputs["model-service"] = {"status": status}
 
