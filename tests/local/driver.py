@@ -15,11 +15,12 @@ import urllib.request
 from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from infra.local import supervisor
 
+T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
 ONE_ROW = {"input": [1, 2, 3]}
 
@@ -65,6 +66,12 @@ def eventually(condition: Callable[[], Any], seconds: float = 10) -> Any:
     while not (value := condition()):
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.05)
+    return value
+
+
+def known(value: T | None) -> T:
+    """The value, which must be there."""
+    assert value is not None
     return value
 
 
@@ -166,10 +173,10 @@ class Stack:
 
     def pids(self) -> tuple[int, int]:
         """Supervisor and server, which must run."""
-        found = [supervisor.owner(self.state / "current" / f"{name}.pid") for name in ("supervisor", "server")]
-        assert all(found), found
-        self.project.supervisors.add(found[0])
-        return found[0], found[1]
+        run = self.state / "current"
+        keeper, server = (known(supervisor.owner(run / f"{name}.pid")) for name in ("supervisor", "server"))
+        self.project.supervisors.add(keeper)
+        return keeper, server
 
     def set_port(self, port: int | None) -> None:
         """Set or remove the port in the config; cheaper than through the CLI."""

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from infra.local import supervisor
-from tests.local.driver import Load, Project, Stack, alive, eventually, predict
+from tests.local.driver import Load, Project, Stack, alive, eventually, known, predict
 
 TWO_ROWS = {"input": [[1, 2, 3], [4, 5, 6]]}
 KEY = "a-key-that-nobody-may-ever-see"
@@ -68,7 +68,7 @@ def test_the_environment_reaches_the_server_and_another_one_replaces_it(stack: S
     limited = stack.pids()
     os.kill(limited[1], signal.SIGKILL)
     assert predict(url, TWO_ROWS)[0] == 413  # as it was deployed, also when its supervisor starts it again
-    eventually(lambda: supervisor.query_status(stack.state / "current").serving)
+    eventually(lambda: known(supervisor.query_status(stack.state / "current")).serving)
     stack.up("--expect-no-changes")
     assert stack.pids()[0] == limited[0]
 
@@ -90,7 +90,7 @@ def test_a_killed_server_is_started_again_by_itself(stack: Stack) -> None:
     assert predict(url)[0] == 200  # it waits in the listening socket that the supervisor holds
     assert stack.pids()[0] == keeper
     assert "killed by SIGKILL" in (stack.state / "server.log").read_text()
-    eventually(lambda: supervisor.query_status(stack.state / "current").serving)
+    eventually(lambda: known(supervisor.query_status(stack.state / "current")).serving)
     stack.up("--expect-no-changes")
 
 

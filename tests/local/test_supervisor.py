@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from infra.local import provider, supervisor
-from tests.local.driver import alive, end_runs, eventually
+from tests.local.driver import alive, end_runs, eventually, known
 
 SERVER = """
 import os, socket
@@ -94,24 +94,24 @@ def test_the_kept_port_is_used_while_it_is_free(state: Path, deploy: Deploy) -> 
     with socket.create_server(("127.0.0.1", 0)) as other:
         kept = other.getsockname()[1]
         deploy(kept=kept)
-        assert supervisor.query_status(state / "current").port != kept
-    supervisor.retire(supervisor.current(state))
+        assert known(supervisor.query_status(state / "current")).port != kept
+    supervisor.retire(known(supervisor.current(state)))
     deploy(kept=kept)
-    assert supervisor.query_status(state / "current").port == kept
+    assert known(supervisor.query_status(state / "current")).port == kept
 
 
 def test_a_server_that_ends_again_and_again_is_started_ever_more_patiently(state: Path, deploy: Deploy) -> None:
     deploy(SERVER.replace("while True", "while not os.path.exists('../../broken')"))
     (state / "broken").touch()
     run = state / "current"
-    os.kill(supervisor.owner(run / "server.pid"), signal.SIGKILL)
+    os.kill(known(supervisor.owner(run / "server.pid")), signal.SIGKILL)
     log = state / supervisor.LOG
     eventually(lambda: "starting it again in 0.8 s" in log.read_text())
     assert [f"again in {wait} s" in log.read_text() for wait in ("0.0", "0.2", "0.4")] == [True] * 3
     assert provider._drift({"state_dir": str(state)}) == provider.Drift("is not ready", serving=False)
     (state / "broken").unlink()
-    eventually(lambda: supervisor.query_status(run).serving)
-    assert ask(supervisor.query_status(run).port) == supervisor.owner(run / "server.pid")
+    eventually(lambda: known(supervisor.query_status(run)).serving)
+    assert ask(known(supervisor.query_status(run)).port) == supervisor.owner(run / "server.pid")
 
 
 def test_a_server_that_never_is_ready_is_given_up(
@@ -151,13 +151,13 @@ def test_a_supervisor_that_fails_by_itself_points_to_its_log(
         deploy(SERVER + "# new")
     assert "a defect" in (state / supervisor.LOG).read_text()
     assert supervisor.current(state) == before
-    assert supervisor.query_status(before).serving
+    assert known(supervisor.query_status(known(before))).serving
 
 
 def test_a_server_that_ignores_sigterm_is_killed(state: Path, deploy: Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
     deploy("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SERVER)
-    run = supervisor.current(state)
-    keeper, server = (supervisor.owner(run / f"{name}.pid") for name in ("supervisor", "server"))
+    run = known(supervisor.current(state))
+    keeper, server = (known(supervisor.owner(run / f"{name}.pid")) for name in ("supervisor", "server"))
     os.kill(keeper, signal.SIGKILL)
     monkeypatch.setattr(supervisor, "STOP_SECONDS", 0.5)
     supervisor.retire(run)
@@ -180,7 +180,7 @@ def test_a_log_that_cannot_be_written_stops_nothing() -> None:
 
 def test_delete_leaves_what_is_not_its_own(state: Path, deploy: Deploy) -> None:
     deploy()
-    pids = [supervisor.owner(state / "current" / f"{name}.pid") for name in ("supervisor", "server")]
+    pids = [known(supervisor.owner(state / "current" / f"{name}.pid")) for name in ("supervisor", "server")]
     (state / "notes.txt").write_text("mine")
     provider.ProcessProvider().delete("", {"state_dir": str(state)})
     assert [path.name for path in state.iterdir()] == ["notes.txt"]
