@@ -16,11 +16,12 @@ StartServer = Callable[..., Server]
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run a test that is a coroutine on an event loop of its own, for two minutes at most."""
+    """Run a test that is a coroutine on an event loop of its own, for as long as its mark `within` allows."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     given = {name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters}
-    asyncio.run(asyncio.wait_for(pyfuncitem.obj(**given), 120))
+    within = pyfuncitem.get_closest_marker("within")
+    asyncio.run(asyncio.wait_for(pyfuncitem.obj(**given), within.args[0] if within else None))
     return True
 
 

@@ -75,7 +75,9 @@ async def test_every_answer_of_a_quick_model_belongs_to_its_request(
 ) -> None:
     inputs, outputs = [tensor("x", "FP32", shape)], [tensor("y", "FP32", shape)]
     folder = write_model(tmp_path, "y = Identity(x)", inputs=inputs, outputs=outputs, example=[1.0], batching=batching)
-    await ask_all(start_server(MODEL_DIR=str(folder)).port, 0, rowless=batching == "none")
+    port = start_server(MODEL_DIR=str(folder)).port
+    async with asyncio.timeout(60):
+        await ask_all(port, 0, rowless=batching == "none")
 
 
 async def test_every_answer_of_a_slow_model_belongs_to_its_request(start_server: StartServer, tmp_path: Path) -> None:
@@ -83,6 +85,7 @@ async def test_every_answer_of_a_slow_model_belongs_to_its_request(start_server:
     steps = 400
     server = start_server(MODEL_DIR=str(slow_model(tmp_path, steps, width=4096)))
     assert server.event("ready")["inline_rows"] < 8
-    await ask_all(server.port, steps, rowless=False)
+    async with asyncio.timeout(60):
+        await ask_all(server.port, steps, rowless=False)
     runs = next(line for line in server.get("/metrics").text.splitlines() if line.startswith("model_batch_rows_count"))
     assert float(runs.split()[1]) < CLIENTS * REQUESTS / 2

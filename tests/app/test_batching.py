@@ -17,6 +17,8 @@ from server.model.inputs import Inputs
 from server.model.tensors import Tensors
 from tests.app.wire import seeded
 
+pytestmark = pytest.mark.within(20)
+
 
 class Doubler:
     """A model that doubles, and remembers the batches and threads it was run on. It fails on negative numbers."""

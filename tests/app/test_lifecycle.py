@@ -83,9 +83,9 @@ def connect_early(port: int) -> socket.socket:
             assert time.monotonic() < deadline
 
 
-def ask(connection: socket.socket, request: bytes) -> Answer:
-    connection.sendall(request)
-    (answer,) = read_answers(connection.recv(65_536))
+def ask(connection: socket.socket, request: bytes, *, last: bool = False) -> Answer:
+    connection.sendall(request.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n", 1) if last else request)
+    (answer,) = read_answers(read_to_end(connection) if last else connection.recv(65_536))
     return answer
 
 
@@ -104,14 +104,14 @@ def test_while_the_model_loads_it_lives_and_says_that_it_is_not_ready(start_slow
         assert server.stderr == [], "it was ready already"
         server.event("ready")
         assert ask(early, READY).status == 200
-        assert ask(early, PREDICT).status == 200
+        assert ask(early, PREDICT, last=True).status == 200
 
 
 def test_a_probe_that_comes_just_before_the_model_is_loaded_waits_for_the_yes(start_server: StartServer) -> None:
     port = free_port()
     start_server(PORT=str(port))
     with connect_early(port) as early:
-        assert ask(early, READY).status == 200
+        assert ask(early, READY, last=True).status == 200
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -142,7 +142,7 @@ def test_on_a_shared_socket_it_answers_only_when_it_is_ready(start_slow_server: 
         descriptor, port = listener.fileno(), listener.getsockname()[1]
         server = start_slow_server(300_000, pass_fds=(descriptor,), LISTEN_FD=str(descriptor))
         with connect_early(port) as early:
-            assert ask(early, PREDICT).body.endswith(b'"prediction":300001.0}')
+            assert ask(early, PREDICT, last=True).body.endswith(b'"prediction":300001.0}')
         server.signal()
         assert server.wait(5) == 0
         with socket.create_connection(("127.0.0.1", port)):  # the socket lives on
@@ -305,11 +305,12 @@ class Load:
                     connection.close()
 
     def __enter__(self) -> Load:
-        self._threads.map(self._run, (True, True, False, False))
+        self._runs = self._threads.map(self._run, (True, True, False, False))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
+        list(self._runs)  # raises what a run has raised
         self._threads.shutdown()
 
 

@@ -134,7 +134,8 @@ async def test_at_twice_its_capacity_it_does_as_much_as_at_its_best(start_server
     server = start_server(MODEL_DIR=str(folder), QUEUE_SECONDS=str(QUEUE_SECONDS))
     port, wrong, tries = server.port, "", 0
     while wrong is not None and tries < TRIES:
-        wrong, tries = await overload(port, server.process.pid), tries + 1
+        async with asyncio.timeout(60):
+            wrong, tries = await overload(port, server.process.pid), tries + 1
     assert wrong is None, wrong
     metrics = server.get("/metrics").text
     assert "model_waiting_rows 0.0" in metrics

@@ -96,7 +96,8 @@ async def test_an_hour_of_requests_leaves_no_trace(start_server: StartServer) ->
     held: list[tuple[int, int]] = []
     statuses: Counter[int] = Counter()
     for first in range(0, REQUESTS, size):
-        statuses += await part(port, first, first + size)
+        async with asyncio.timeout(60):
+            statuses += await part(port, first, first + size)
         assert server.post(_GOOD).status_code == 200
         grown.append(memory(process))
         held.append(threads_and_descriptors(process))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import socket
 import subprocess
@@ -133,6 +134,17 @@ def test_a_head_that_is_too_long(iris: Server) -> None:
     assert iris.post(GOOD, headers={"a": "a" * 30_000}).status_code == 200
 
 
+def test_head_has_no_body(iris: Server) -> None:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", iris.port, timeout=10)) as connection:
+        connection.request("HEAD", "/v2/health/ready")
+        response = connection.getresponse()
+        assert (response.status, response.read()) == (200, b"")
+
+
+def test_a_query_does_not_matter(iris: Server) -> None:
+    assert iris.get("/v2/health/live?verbose=1").json() == {"live": True}
+
+
 def test_headers_that_are_not_text_do_no_harm(iris: Server) -> None:
     with iris.connect() as connection:
         connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\nauthorization: \xe9\xff\r\n\r\n")
@@ -163,6 +175,12 @@ def test_a_request_id_comes_back_and_splits_no_answer(iris: Server) -> None:
         assert "set-cookie" not in answer.headers
     (answer,) = tell(iris, head("/predict", "x-request-id: a\rset-cookie: b"))
     assert (answer.status, "set-cookie" in answer.headers) == (400, False)
+
+
+def test_an_upgrade_is_not_taken_up_and_its_body_is_read(iris: Server) -> None:
+    upgrade = post("/predict", GOOD.encode(), "connection: Upgrade, HTTP2-Settings", "upgrade: h2c")
+    answers = tell(iris, upgrade * 2, post("/predict", b"{}", "connection: close"))
+    assert [answer.status for answer in answers] == [200, 200, 422]
 
 
 def test_expect_continue(iris: Server, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_the_image_runs_and_stops_anywhere(
                 """Ask for a prediction; None while the container starts, also while its model loads (503)."""
                 answer = subprocess.run(live.in_network(curl), capture_output=True, text=True, check=False).stdout
                 body = json.loads(answer or "{}")
-                return body if "prediction" in body else None
+                return body if body.get("prediction") else None
 
             answer = wait_for("a prediction", predict)
             assert answer["model"]["version"] == served.output("modelVersion")
