@@ -12,7 +12,7 @@ from typing import Any, cast
 import pulumi
 import yaml
 
-from infra.config.keys import is_document
+from infra.config.schema import is_document
 
 _FILES = ("certificate-authority", "client-certificate", "client-key", "tokenFile")
 """Fields of a kubeconfig that name a file, relative to the kubeconfig's own folder."""

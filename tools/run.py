@@ -188,11 +188,14 @@ def in_environment(*command: str, cli: bool = False) -> int:
 
 def check() -> int:
     """Lint, format, types and import contracts; all of them run, whatever the first one finds."""
-    commands = (
-        *("ruff check", "ruff format --check", "basedpyright", "lint-imports --no-logo"),
-        "python -m tools.docs --check",
-    )
-    return max([in_environment(*command.split()) for command in commands])
+    results = [
+        in_environment("ruff", "check"),
+        in_environment("ruff", "format", "--check"),
+        in_environment("basedpyright"),
+        in_environment("lint-imports", "--no-logo"),
+        in_environment("python", "-m", "tools.docs", "--check"),
+    ]
+    return max(results)
 
 
 def test() -> int:

@@ -18,9 +18,9 @@ def check_config(config: ParsedConfig, region: str | None) -> list[Problem]:
 
 
 def _keys_of_other_targets(config: ParsedConfig) -> Iterator[Problem]:
-    target = config.values["target"]
+    target, changed = config.values["target"], config.changed
     for name, key in config.keys.items():
-        if target not in key.targets and name in config.changed:
+        if target not in key.targets and name in changed:
             rule = f"is a key of target {' or '.join(sorted(key.targets))}; this stack's target is {target}"
             yield config.problem(name, rule, f"pulumi config rm {name}")
 
@@ -87,10 +87,10 @@ def _network_problems(config: ParsedConfig) -> Iterator[Problem]:
         rule = "must name at least two subnets in different zones, since vpcId is set"
         command = "pulumi config set --path 'privateSubnetIds[0]' subnet-0123456789abcdef0"
         yield config.problem("privateSubnetIds", rule, command)
-    if vpc:
-        for key in ("natPerZone", "flowLogs", "vpcCidr"):
-            if key in config.changed:
-                yield config.problem(key, "has no effect on an existing VPC", f"pulumi config rm {key}")
+    changed: set[str] = config.changed if vpc else set()
+    for key in ("natPerZone", "flowLogs", "vpcCidr"):
+        if key in changed:
+            yield config.problem(key, "has no effect on an existing VPC", f"pulumi config rm {key}")
     if (private or public) and not vpc:
         rule = "must be set, since subnets are named"
         yield config.problem("vpcId", rule, "pulumi config set vpcId vpc-0123456789abcdef0")

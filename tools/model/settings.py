@@ -134,8 +134,8 @@ def parser(here: Path) -> _Parser:
         return found
 
     add = made.option
-    name = _matching(r"[a-z0-9][\w.-]{0,99}", "letters, digits and . _ -, at most 100 of them")
-    digest = _matching("[0-9a-f]{64}", "64 hexadecimal digits, as sha256sum prints them")
+    name = _matching(r"[A-Za-z0-9][\w.-]{0,99}", "letters, digits and . _ -, at most 100 of them")
+    digest = _matching("[0-9a-fA-F]{64}", "64 hexadecimal digits, as sha256sum prints them")
     arguments = partial(_json, kinds=(dict, list), rule='JSON: {"hidden": 16}, or a list of arguments without names')
     none: list[str] = []
     flag: dict[str, Any] = {"nargs": "?", "const": True, "default": False, "metavar": "yes"}
@@ -203,10 +203,10 @@ def _class(file: Callable[[str], Path], text: str) -> tuple[Path, str]:
 
 
 def _matching(pattern: str, rule: str) -> Callable[[str], str]:
-    """Make a reader of texts that match the pattern, in small or capital letters; others break the rule."""
+    """Make a reader of texts that match the pattern; others break the rule."""
 
     def read(text: str) -> str:
-        if not re.fullmatch(pattern, text, re.ASCII | re.IGNORECASE):
+        if not re.fullmatch(pattern, text, re.ASCII):
             raise ValueError(f"must be {rule}")
         return text
 
