@@ -25,6 +25,7 @@ from typing import IO
 
 from tools.cache import appearing, default_cache, digest, lock, machine, once
 from tools.console import Progress, say
+from tools.go import SETTINGS
 
 HERE = Path(__file__).parent / "pulumi"
 MODULES = HERE / "cli"
@@ -273,8 +274,7 @@ def run_go(command: list[str], is_step: Callable[[str], bool], report: Callable[
     `is_step` tells the lines of stderr that are one step each, of which `report` gets the number; the others explain a
     failure.
     """
-    # The user's own Go settings reach modules (GOPROXY and the like); those that would change the result do not count.
-    settings = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
+    settings = os.environ | SETTINGS
     with subprocess.Popen(
         command, cwd=MODULES, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
