@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,27 +17,33 @@ class GoError(Exception):
     """There is no Go toolchain, or it could not build; the message says which and ends with Go's own last lines."""
 
 
-def build(module: Path, package: str, into: Path, *, name: str, linker_flags: str = "-s -w") -> None:
-    """Build the commands of `package` (a pattern) of the module in a folder into the folder `into`.
+def unavailable() -> str | None:
+    """Say why nothing can be built here and what to do, or None."""
+    return None if shutil.which("go") else "there is no Go toolchain: install Go 1.24 or newer from https://go.dev/dl/"
+
+
+def build(module: Path, package: str, into: Path, *, name: str, linker_flags: str = "") -> None:
+    """Build the commands of `package` (a pattern), as the go.mod in the folder `module` pins them, into a folder.
 
     `name` begins the lines that tell how far it is. Raises GoError.
     """
-    go = _go()
+    if reason := unavailable():
+        raise GoError(reason)
     report = Progress(name)
     pinned = (module / "go.sum").read_text().splitlines() if (module / "go.sum").is_file() else []
     modules = sum("/go.mod " not in line for line in pinned)
     packages = len(
         _run(
-            [go, "list", "-mod=readonly", "-deps", package],
+            ["go", "list", "-mod=readonly", "-deps", package],
             module,
             lambda line: line.startswith("go: downloading "),
             lambda fetched: report(f"fetching Go modules: {fetched} of at most {modules}"),
         )
     )
     report(f"compiling {packages} packages, minutes the first time; kept in {into.parent}", now=True)
-    command = [go, "build", "-mod=readonly", "-trimpath", "-v", "-ldflags", linker_flags, "-o", f"{into}/", package]
+    flags = ["-mod=readonly", "-trimpath", "-v", f"-ldflags=-s -w {linker_flags}", "-o", f"{into}/"]
     _run(
-        command,
+        ["go", "build", *flags, package],
         module,
         lambda line: " " not in line,
         lambda compiled: report(f"compiling: {compiled} of at most {packages} packages"),
@@ -45,19 +52,11 @@ def build(module: Path, package: str, into: Path, *, name: str, linker_flags: st
 
 
 def source_of(module: Path, path: str) -> Path:
-    """Return the folder with the source of a module that the one in `module` requires, fetched if need be."""
-    (folder,) = _run([_go(), "list", "-mod=readonly", "-m", "-f", "{{.Dir}}", path], module) or [""]
-    if not folder:  # required, and not fetched yet
-        _run([_go(), "mod", "download", path], module)
-        (folder,) = _run([_go(), "list", "-mod=readonly", "-m", "-f", "{{.Dir}}", path], module)
-    return Path(folder)
-
-
-def _go() -> str:
-    found = shutil.which("go")
-    if not found:
-        raise GoError("there is no Go toolchain: install Go 1.24 or newer from https://go.dev/dl/")
-    return found
+    """Fetch a module that the go.mod in the folder `module` requires; the folder with its source. Raises GoError."""
+    if reason := unavailable():
+        raise GoError(reason)
+    answer = _run(["go", "mod", "download", "-json", path], module)
+    return Path(json.loads("".join(answer))["Dir"])
 
 
 def _run(

@@ -247,7 +247,7 @@ def build(target: Path) -> None:
             "  or Go 1.21 or newer from https://go.dev/dl/"
         )
     with appearing(target) as partial:
-        flags = f"-s -w -X {VERSION_VARIABLE}=v{version()}"
+        flags = f"-X {VERSION_VARIABLE}=v{version()}"
         try:
             go.build(MODULES, f"{PACKAGE}/cmd/pulumi", partial, name="Pulumi", linker_flags=flags)
         except go.GoError as error:

@@ -60,8 +60,8 @@ def unavailable() -> str | None:
         return f"a cluster needs namespaces, mounts and cgroups: run as root, {instead}"
     if reason := debian.unavailable(_PACKAGES):
         return f"{reason}, which a cluster needs: install them, {instead}"
-    if not (shutil.which("go") or _kube_folder(default_cache()).is_dir()):
-        return f"a cluster is built once from Go modules: install Go 1.24 or newer, {instead}"
+    if (reason := go.unavailable()) and not _kube_folder(default_cache()).is_dir():
+        return f"a cluster is built once from Go modules, and {reason}, {instead}"
     return None
 
 
@@ -90,7 +90,7 @@ def _build(into: Path) -> None:
     _, major, minor, *_ = re.split(r"[v.]", version())
     variables = {"gitVersion": version(), "gitMajor": major, "gitMinor": minor}
     flags = " ".join(f"-X k8s.io/component-base/version.{name}={value}" for name, value in variables.items())
-    go.build(_KUBE, "./...", into, name=f"Kubernetes {version()}", linker_flags=f"-s -w {flags}")
+    go.build(_KUBE, "./...", into, name=f"Kubernetes {version()}", linker_flags=flags)
     go.build(_METRICS, ".", into, name="metrics-server")
     for part in _PARTS:
         (into / part).symlink_to("kube")

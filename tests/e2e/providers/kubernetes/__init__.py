@@ -35,4 +35,4 @@ def _build(into: Path) -> None:
         (source / "schema.json").write_text(json.dumps({**schema, "version": _VERSION}))
         shutil.copyfile(embedded / "terraform-mapping.json", source / "terraform-mapping.json")
         version = f"-X {_MODULE}/pkg/version.Version={_VERSION}"
-        go.build(source, ".", into, name="Pulumi's Kubernetes plugin", linker_flags=f"-s -w {version}")
+        go.build(source, ".", into, name="Pulumi's Kubernetes plugin", linker_flags=version)
