@@ -55,7 +55,7 @@ class App:
     def __init__(self, metrics: Metrics, api_key: bytes | None, tracer: Tracer | None = None) -> None:
         self._metrics = metrics
         self._tracer = tracer
-        self._authorization = None if api_key is None else b"Bearer " + api_key
+        self._api_key = api_key
         self._log_requests = log.logger.isEnabledFor(logging.DEBUG)
         self._state: State = "loading"
         self._held_probes: dict[Request, None] = {}
@@ -161,8 +161,8 @@ class App:
             raise Problem(405, "method_not_allowed", f"this path takes {allowed}", headers=(("allow", allowed),))
         if not route.body_types:
             return
-        if self._authorization is not None:
-            self._check_key(request, self._authorization)
+        if self._api_key is not None:
+            self._check_key(request, self._api_key)
         content_type = request.headers.get(b"content-type", b"")
         if content_type != b"application/json":
             content_type = content_type.decode("latin-1").partition(";")[0].strip().lower()
@@ -171,8 +171,9 @@ class App:
         if b"content-encoding" in request.headers and request.headers[b"content-encoding"].lower() != b"identity":
             raise Problem(415, "unsupported_media_type", "send the body without a content encoding")
 
-    def _check_key(self, request: Request, authorization: bytes) -> None:
-        if not hmac.compare_digest(request.headers.get(b"authorization", b""), authorization):
+    def _check_key(self, request: Request, api_key: bytes) -> None:
+        scheme, _, key = request.headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(key.lstrip(b" "), api_key):
             raise Problem(
                 401,
                 "unauthorized",
