@@ -9,7 +9,7 @@ import os
 import re
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Literal, NoReturn
 
 import msgspec
@@ -122,7 +122,7 @@ class App:
         model = f"/v2/models/{manifest.name}"
         for path in (model, f"{model}/versions/{manifest.version}"):
             self._routes[path] = self._fixed(Response(200, JSON, predictor.protocol.model_metadata()))
-            self._routes[f"{path}/ready"] = Route(_READ, self._ready)
+            self._routes[f"{path}/ready"] = Route(_READ, partial(self._answer_readiness, name=manifest.name))
             self._routes[f"{path}/infer"] = Route(_WRITE, predictor.infer, _BINARY_TYPES)
 
     def _fixed(self, response: Response) -> Route:
@@ -254,9 +254,9 @@ class App:
         for request in held:
             self._answer_readiness(request)
 
-    def _answer_readiness(self, request: Request) -> None:
+    def _answer_readiness(self, request: Request, **model: str) -> None:
         ready = self._state == "ready"
-        self.answer(request, Response(200 if ready else 503, JSON, encode({"ready": ready})))
+        self.answer(request, Response(200 if ready else 503, JSON, encode({**model, "ready": ready})))
 
     def _show_metrics(self, request: Request) -> None:
         self.answer(request, Response(200, (("content-type", self._metrics.content_type),), self._metrics.text()))

@@ -297,12 +297,25 @@ def test_who_asks_whether_it_is_ready_is_told_at_once_when_it_never_will_be(runn
     assert len(asking) == 1
 
 
+READINESS: dict[str, dict[str, Any]] = {
+    "/v2/health/ready": {},
+    "/v2/models/m/ready": {"name": "m"},
+    "/v2/models/m/versions/7/ready": {"name": "m"},
+}
+
+
+def test_a_model_s_readiness_names_it_as_the_protocol_says(served: Served) -> None:
+    for path, name in READINESS.items():
+        ready = served.call("GET", path)
+        assert (ready.status, json.loads(ready.body)) == (200, name | {"ready": True})
+
+
 def test_draining_is_not_ready_but_still_answers(served: Served) -> None:
     assert served.call("GET", "/v2/health/ready").status == 200
     served.run(served.app.drain)
-    for path in ("/v2/health/ready", "/v2/models/m/ready"):
+    for path, name in READINESS.items():
         ready = served.call("GET", path)
-        assert (ready.status, json.loads(ready.body)) == (503, {"ready": False})
+        assert (ready.status, json.loads(ready.body)) == (503, name | {"ready": False})
     assert served.call("GET", "/v2/health/live").status == 200
     assert served.predict()[0] == 200
 
