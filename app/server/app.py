@@ -259,4 +259,5 @@ class App:
         self.answer(request, Response(200 if ready else 503, JSON, encode({**model, "ready": ready})))
 
     def _show_metrics(self, request: Request) -> None:
-        self.answer(request, Response(200, (("content-type", self._metrics.content_type),), self._metrics.text()))
+        content_type, text = self._metrics.text(request.header(b"accept") or "")
+        self.answer(request, Response(200, (("content-type", content_type), ("vary", "accept")), text))

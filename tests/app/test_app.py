@@ -328,7 +328,7 @@ def test_a_bug_is_answered_without_its_details_and_the_next_request_is_served(se
 
 
 def test_a_bug_in_a_handler_too(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> bytes:
+    def broken(_accept: str) -> tuple[str, bytes]:
         raise RuntimeError("secret detail")
 
     monkeypatch.setattr(served.metrics, "text", broken)

@@ -94,7 +94,8 @@ class _Paths:
 
     def all(self) -> Json:
         """Path items, by path."""
-        text = {"type": "string"}
+        text = {"schema": {"type": "string"}}
+        metrics: Json = {"text/plain": text, "application/openmetrics-text": text}
         paths = {
             "/predict": self._predict(),
             "/v2": self._read("serverMetadata", "What this server is", self._json("server"), 503, v2=True),
@@ -109,8 +110,8 @@ class _Paths:
             paths[f"{path}/ready"] = self._ready(f"model{of}Ready", "model ready")
             paths[f"{path}/infer"] = self._infer(f"model{of}Infer")
         return paths | {
-            "/metrics": self._read("metrics", "Figures for Prometheus", {"text/plain": {"schema": text}}),
-            "/docs": self._read("docs", "A page that shows the model", {"text/html": {"schema": text}}),
+            "/metrics": self._read("metrics", "Figures for Prometheus", metrics),
+            "/docs": self._read("docs", "A page that shows the model", {"text/html": text}),
             "/openapi.json": self._read(
                 "openapi", "This document", {"application/json": {"schema": {"type": "object"}}}, 503
             ),

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from ..model.tensors import Tensors
+from . import exposition
 from .drift import DriftCounters
 from .histogram import Histogram, counter, histogram
 
@@ -20,8 +20,6 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 
 class Metrics(Collector):
     """One per process, on the event loop's thread. It observes the Batcher."""
-
-    content_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -87,9 +85,10 @@ class Metrics(Collector):
         if self._info:
             yield InfoMetricFamily("model", "The model that is served", value=self._info)
 
-    def text(self) -> bytes:
-        """Return the exposition that Prometheus reads."""
-        return generate_latest(self._registry)
+    def text(self, accept: str) -> tuple[str, bytes]:
+        """Content type and text for a scraper, by its Accept header."""
+        chosen = exposition.choose(accept)
+        return chosen.content_type, chosen.encode(self._registry)
 
 
 _LOST = {
