@@ -47,6 +47,8 @@ class Route(msgspec.Struct, frozen=True):
     respond: Callable[[Request], None]
     body_types: frozenset[str] = frozenset()
     """Content types of a prediction, which needs the key; empty: the path takes no body."""
+    vital: bool = False
+    """Whether it is answered even when there are too many clients: what sees to the server's health."""
 
 
 class App:
@@ -64,9 +66,9 @@ class App:
         self._requests = 0
         self._routes = {
             "/predict": Route(_WRITE, self._not_ready, _BODY_TYPES),
-            "/v2/health/live": self._fixed(Response(200, JSON, b'{"live":true}')),
-            "/v2/health/ready": Route(_READ, self._ready),
-            "/metrics": Route(_READ, self._show_metrics),
+            "/v2/health/live": self._fixed(Response(200, JSON, b'{"live":true}'), vital=True),
+            "/v2/health/ready": Route(_READ, self._ready, vital=True),
+            "/metrics": Route(_READ, self._show_metrics, vital=True),
             "/docs": self._fixed(Response(200, *read_page())),
         }
 
@@ -122,11 +124,13 @@ class App:
         model = f"/v2/models/{manifest.name}"
         for path in (model, f"{model}/versions/{manifest.version}"):
             self._routes[path] = self._fixed(Response(200, JSON, predictor.protocol.model_metadata()))
-            self._routes[f"{path}/ready"] = Route(_READ, partial(self._answer_readiness, name=manifest.name))
+            self._routes[f"{path}/ready"] = Route(
+                _READ, partial(self._answer_readiness, name=manifest.name), vital=True
+            )
             self._routes[f"{path}/infer"] = Route(_WRITE, predictor.infer, _BINARY_TYPES)
 
-    def _fixed(self, response: Response) -> Route:
-        return Route(_READ, lambda request: self.answer(request, response))
+    def _fixed(self, response: Response, *, vital: bool = False) -> Route:
+        return Route(_READ, lambda request: self.answer(request, response), vital=vital)
 
     def drain(self) -> None:
         """Be unready from now on, but answer."""
@@ -141,6 +145,11 @@ class App:
         except Problem as problem:
             return self.problem(problem, request)
         return None
+
+    def vital(self, request: Request) -> bool:
+        """Whether a request is a probe or a scrape."""
+        route = self._routes.get(request.path)
+        return route is not None and route.vital
 
     def _give_id(self, request: Request) -> None:
         given = request.headers.get(b"x-request-id")

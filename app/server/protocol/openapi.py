@@ -31,7 +31,7 @@ _FAILURES = {
     429: "Too much waits for the model.",
     431: "Request line and headers are too large.",
     500: "The server or the model failed; the server's log says why.",
-    503: "The model is not loaded yet.",
+    503: "The model is not loaded yet, or too many clients are connected.",
     504: "The request's time was up before the model was free.",
 }
 _COMMON_FAILURES = (400, 405, 408, 413, 429, 431, 500)
@@ -111,7 +111,7 @@ class _Paths:
             paths[f"{path}/infer"] = self._infer(f"model{of}Infer")
         return paths | {
             "/metrics": self._read("metrics", "Figures for Prometheus", metrics),
-            "/docs": self._read("docs", "A page that shows the model", {"text/html": text}),
+            "/docs": self._read("docs", "A page that shows the model", {"text/html": text}, 503),
             "/openapi.json": self._read(
                 "openapi", "This document", {"application/json": {"schema": {"type": "object"}}}, 503
             ),

@@ -33,6 +33,7 @@ class Metrics(Collector):
         self._monitor: DriftCounters | None = None
         self._info: dict[str, str] = {}
         self._gauges: list[tuple[str, str, Callable[[], float]]] = []
+        self._counters: list[tuple[str, str, Callable[[], float]]] = []
 
     def model_loaded(self, name: str, version: str, monitor: DriftCounters) -> None:
         """Name this model, and show its drift, from now on."""
@@ -43,6 +44,10 @@ class Metrics(Collector):
     def watch(self, name: str, documentation: str, value: Callable[[], float]) -> None:
         """Show a gauge, whose value is asked for at every scrape."""
         self._gauges.append((name, documentation, value))
+
+    def count(self, name: str, documentation: str, value: Callable[[], float]) -> None:
+        """Show a counter, whose value is asked for at every scrape."""
+        self._counters.append((name, documentation, value))
 
     def answered(self, path: str, code: int) -> None:
         """Count a request. `path` must come from a fixed set: each value is a time series for ever."""
@@ -82,6 +87,8 @@ class Metrics(Collector):
             yield counter(f"model_requests_{name}", f"Requests {what}", [], {(): self._lost[name]})
         for name, documentation, value in self._gauges:
             yield GaugeMetricFamily(name, documentation, value=value())
+        for name, documentation, value in self._counters:
+            yield counter(name, documentation, [], {(): value()})
         if self._info:
             yield InfoMetricFamily("model", "The model that is served", value=self._info)
 
