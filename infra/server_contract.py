@@ -30,18 +30,27 @@ MAX_TIMEOUT_MS = 3_600_000
 STOP_MARGIN_SECONDS = 10
 """Time on top of the grace period before SIGKILL, so that only a server that hangs is killed."""
 
-SET_BY_PROGRAM = frozenset(
-    {"API_KEY_FILE", "DRAIN_SECONDS", "GRACE_SECONDS", "HOST", "LISTEN_FD", "MODEL_DIR", "PATH", "PORT", "READY_FD"}
-)
-"""The server's variables that no config may set, and PYTHON* with them: where it listens, what it serves, how it ends.
+RESERVED_VARIABLES: Mapping[str, str] = {
+    "API_KEY_FILE": "is set by the program itself, for the config key apiKey",
+    "DRAIN_SECONDS": "is set by the program itself",
+    "GRACE_SECONDS": "is set by the program itself, from TIMEOUT_MS on a cluster",
+    "LISTEN_FD": "is set by the program itself, on target local: nobody else has a socket to hand over",
+    "MODEL_DIR": "must stay where the program puts the folder that the config key model names",
+    "PATH": "must stay as the image or this machine has it: the server is started by it",
+    "PORT": "is set by the program itself, on target local by the config key port",
+    "READY_FD": "is set by the program itself, on target local: nobody else waits for that line",
+}
+"""The server's variables that no config may set, each with the reason, to follow its name.
 
 The tests hold it against what `infra/service.py` and `infra/local/supervisor.py` set.
 """
 
 
-def is_set_by_program(variable: str) -> bool:
-    """Whether the program itself sets a variable of the server, so that the config must not."""
-    return variable in SET_BY_PROGRAM or variable.startswith("PYTHON")
+def reason_against(variable: str) -> str | None:
+    """Why no config may set a variable of the server, to follow its name; None: it may."""
+    if variable.startswith("PYTHON"):
+        return "is not for the server: it would change the interpreter that runs it"
+    return RESERVED_VARIABLES.get(variable)
 
 
 def grace_seconds(environment: Mapping[str, str]) -> int:

@@ -9,7 +9,7 @@ import os
 import re
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Literal, NoReturn
 
 import msgspec
@@ -47,6 +47,8 @@ class Route(msgspec.Struct, frozen=True):
     respond: Callable[[Request], None]
     body_types: frozenset[str] = frozenset()
     """Content types of a prediction, which needs the key; empty: the path takes no body."""
+    vital: bool = False
+    """Whether it is answered even when there are too many clients: what sees to the server's health."""
 
 
 class App:
@@ -55,7 +57,7 @@ class App:
     def __init__(self, metrics: Metrics, api_key: bytes | None, tracer: Tracer | None = None) -> None:
         self._metrics = metrics
         self._tracer = tracer
-        self._authorization = None if api_key is None else b"Bearer " + api_key
+        self._api_key = api_key
         self._log_requests = log.logger.isEnabledFor(logging.DEBUG)
         self._state: State = "loading"
         self._held_probes: dict[Request, None] = {}
@@ -64,9 +66,9 @@ class App:
         self._requests = 0
         self._routes = {
             "/predict": Route(_WRITE, self._not_ready, _BODY_TYPES),
-            "/v2/health/live": self._fixed(Response(200, JSON, b'{"live":true}')),
-            "/v2/health/ready": Route(_READ, self._ready),
-            "/metrics": Route(_READ, self._show_metrics),
+            "/v2/health/live": self._fixed(Response(200, JSON, b'{"live":true}'), vital=True),
+            "/v2/health/ready": Route(_READ, self._ready, vital=True),
+            "/metrics": Route(_READ, self._show_metrics, vital=True),
             "/docs": self._fixed(Response(200, *read_page())),
         }
 
@@ -122,11 +124,13 @@ class App:
         model = f"/v2/models/{manifest.name}"
         for path in (model, f"{model}/versions/{manifest.version}"):
             self._routes[path] = self._fixed(Response(200, JSON, predictor.protocol.model_metadata()))
-            self._routes[f"{path}/ready"] = Route(_READ, self._ready)
+            self._routes[f"{path}/ready"] = Route(
+                _READ, partial(self._answer_readiness, name=manifest.name), vital=True
+            )
             self._routes[f"{path}/infer"] = Route(_WRITE, predictor.infer, _BINARY_TYPES)
 
-    def _fixed(self, response: Response) -> Route:
-        return Route(_READ, lambda request: self.answer(request, response))
+    def _fixed(self, response: Response, *, vital: bool = False) -> Route:
+        return Route(_READ, lambda request: self.answer(request, response), vital=vital)
 
     def drain(self) -> None:
         """Be unready from now on, but answer."""
@@ -141,6 +145,11 @@ class App:
         except Problem as problem:
             return self.problem(problem, request)
         return None
+
+    def vital(self, request: Request) -> bool:
+        """Whether a request is a probe or a scrape."""
+        route = self._routes.get(request.path)
+        return route is not None and route.vital
 
     def _give_id(self, request: Request) -> None:
         given = request.headers.get(b"x-request-id")
@@ -161,8 +170,8 @@ class App:
             raise Problem(405, "method_not_allowed", f"this path takes {allowed}", headers=(("allow", allowed),))
         if not route.body_types:
             return
-        if self._authorization is not None:
-            self._check_key(request, self._authorization)
+        if self._api_key is not None:
+            self._check_key(request, self._api_key)
         content_type = request.headers.get(b"content-type", b"")
         if content_type != b"application/json":
             content_type = content_type.decode("latin-1").partition(";")[0].strip().lower()
@@ -171,8 +180,9 @@ class App:
         if b"content-encoding" in request.headers and request.headers[b"content-encoding"].lower() != b"identity":
             raise Problem(415, "unsupported_media_type", "send the body without a content encoding")
 
-    def _check_key(self, request: Request, authorization: bytes) -> None:
-        if not hmac.compare_digest(request.headers.get(b"authorization", b""), authorization):
+    def _check_key(self, request: Request, api_key: bytes) -> None:
+        scheme, _, key = request.headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(key.lstrip(b" "), api_key):
             raise Problem(
                 401,
                 "unauthorized",
@@ -253,9 +263,10 @@ class App:
         for request in held:
             self._answer_readiness(request)
 
-    def _answer_readiness(self, request: Request) -> None:
+    def _answer_readiness(self, request: Request, **model: str) -> None:
         ready = self._state == "ready"
-        self.answer(request, Response(200 if ready else 503, JSON, encode({"ready": ready})))
+        self.answer(request, Response(200 if ready else 503, JSON, encode({**model, "ready": ready})))
 
     def _show_metrics(self, request: Request) -> None:
-        self.answer(request, Response(200, (("content-type", self._metrics.content_type),), self._metrics.text()))
+        content_type, text = self._metrics.text(request.header(b"accept") or "")
+        self.answer(request, Response(200, (("content-type", content_type), ("vary", "accept")), text))

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from . import log
 from .app import App
 from .errors import StartError
+from .http import descriptors
 from .http.connection import Limits
 from .http.transport import Transport
 from .model.calibration import Calibration
@@ -61,13 +62,19 @@ class _Server:
         if self._prediction_log:
             self._ticks.append(self._prediction_log.flush)
         self._app = App(self._metrics, settings.api_key, self._tracer)
+        connections, spare = descriptors.share_out(descriptors.raise_limit())
         limits = Limits(
             body_bytes=settings.max_body_bytes,
             all_bodies_bytes=settings.max_queue_bytes,
             read_seconds=settings.read_seconds,
+            connections=connections,
+            spare_connections=spare,
         )
         self._transport = Transport(self._app, listener, limits, self._tick)
         self._metrics.watch("model_connections", "Clients that are connected", lambda: self._transport.connections)
+        self._metrics.count(
+            "model_connections_refused", "Connections turned away as too many", lambda: self._transport.refused
+        )
 
     def _tick(self) -> None:
         for tick in self._ticks:

@@ -46,6 +46,11 @@ def info(event: str, **fields: object) -> None:
     log(logging.INFO, event, **fields)
 
 
+def warning(event: str, **fields: object) -> None:
+    """Tell what an operator should look at."""
+    log(logging.WARNING, event, **fields)
+
+
 def error(event: str, **fields: object) -> None:
     """Tell what an operator must act on."""
     log(logging.ERROR, event, **fields)

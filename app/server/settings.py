@@ -42,7 +42,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper):
     """The settings of the process; a variable that is not set leaves its field at the default."""
 
     model_dir: Annotated[Path, _about("Folder with model.json and the model's file.")] = DEFAULT_MODEL_DIR
-    host: Annotated[str, Meta(pattern=r"\S", description="Address to listen on.")] = "0.0.0.0"  # noqa: S104  # in a container
+    host: Annotated[
+        str,
+        Meta(pattern=r"\S", description="Address to listen on; `::` is every one, IPv6 (if there is) and IPv4."),
+    ] = "::"
     port: Annotated[
         int, _from(0, 65535, "", "Port to listen on; 0 takes a free one, named in the `ready` log line.")
     ] = 8080

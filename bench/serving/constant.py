@@ -29,6 +29,11 @@ class Constant:
         """Every body is wanted."""
         request.id = b"0"
 
+    def vital(self, request: Request) -> bool:
+        """No request goes before another."""
+        del request
+        return False
+
     def handle(self, request: Request) -> None:
         """The answer."""
         request.reply(self._answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 from infra.config.keys import ParsedConfig, Problem
@@ -27,7 +28,9 @@ def _keys_of_other_targets(config: ParsedConfig) -> Iterator[Problem]:
 
 def _cross_key_problems(config: ParsedConfig, region: str | None) -> Iterator[Problem]:
     target = config.values["target"]
-    if target != "local":
+    if target == "local":
+        yield from _local_problems(config)
+    else:
         yield from _workload_problems(config)
     if target == "kubernetes":
         yield from _kubernetes_problems(config)
@@ -35,6 +38,15 @@ def _cross_key_problems(config: ParsedConfig, region: str | None) -> Iterator[Pr
         yield from _aws_problems(config, region)
         yield from _network_problems(config)
         yield from _domain_problems(config)
+
+
+def _local_problems(config: ParsedConfig) -> Iterator[Problem]:
+    environment = config.values["environment"]
+    if "HOST" in environment:
+        rule = "has no effect on target local: the server is handed a socket that listens on 127.0.0.1"
+        yield Problem(
+            "environment.HOST", json.dumps(environment["HOST"]), rule, "pulumi config rm --path environment.HOST"
+        )
 
 
 def _workload_problems(config: ParsedConfig) -> Iterator[Problem]:

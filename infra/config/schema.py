@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import pulumi
 
-from infra.server_contract import is_set_by_program
+from infra.server_contract import reason_against
 
 Target = Literal["local", "kubernetes", "eks"]
 CLUSTER_TARGETS: frozenset[Target] = frozenset({"kubernetes", "eks"})
@@ -98,8 +98,8 @@ def broken_rule(name: str, value: object) -> str | None:
     """The rule that an environment variable of the server breaks, to follow its name, or None."""
     if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):
         return "must have a name of capital letters, digits and _, not starting with a digit"
-    if is_set_by_program(name):
-        return "is set by the program itself"
+    if reason := reason_against(name):
+        return reason
     if not isinstance(value, str) or "\0" in value:
         return "must be a string, a number, true or false"
     return None

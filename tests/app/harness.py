@@ -88,8 +88,8 @@ class Server:
     def post(self, body: str | bytes, path: str = "/predict", **options: Any) -> httpx.Response:
         return httpx.post(f"{self.url}{path}", content=body, timeout=10, trust_env=False, **options)
 
-    def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"{self.url}{path}", timeout=10, trust_env=False)
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return httpx.get(f"{self.url}{path}", timeout=10, trust_env=False, **options)
 
     def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
         self.process.send_signal(number)

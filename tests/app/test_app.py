@@ -218,7 +218,17 @@ def test_errors_have_the_protocol_s_form_on_its_paths(served: Served) -> None:
 
 @pytest.mark.parametrize(
     "authorization",
-    ["", "Bearer", "Bearer 0123456789abcdeX", "Bearer 0123456789abcdef0", "Basic 0123456789abcdef", "Bearer é"],
+    [
+        "",
+        "Bearer",
+        "0123456789abcdef",
+        "Bearer 0123456789abcdeX",
+        "Bearer 0123456789abcdef0",
+        "Bearer 0123456789ABCDEF",
+        "Bearer0123456789abcdef",
+        "Basic 0123456789abcdef",
+        "Bearer é",
+    ],
 )
 @pytest.mark.parametrize("path", ["/predict", "/v2/models/m/infer", "/v2/models/m/versions/7/infer"])
 def test_a_wrong_key_is_turned_away_by_the_head(runner: asyncio.Runner, path: str, authorization: str) -> None:
@@ -237,6 +247,12 @@ def test_the_right_key_is_let_in_and_only_predictions_need_it(runner: asyncio.Ru
     for path in ("/v2/health/live", "/v2/health/ready", "/metrics", "/docs", "/openapi.json", "/v2", "/v2/models/m"):
         assert served.call("GET", path).status == 200
         assert served.call("HEAD", path).status == 200
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "bEaReR", "Bearer  "])
+def test_the_scheme_of_the_key_may_have_any_case(runner: asyncio.Runner, scheme: str) -> None:
+    served = Served(runner, KEY)
+    assert served.predict(authorization=f"{scheme} {KEY.decode()}")[0] == 200
 
 
 def test_while_it_loads_it_lives_but_predicts_nothing(runner: asyncio.Runner) -> None:
@@ -281,12 +297,25 @@ def test_who_asks_whether_it_is_ready_is_told_at_once_when_it_never_will_be(runn
     assert len(asking) == 1
 
 
+READINESS: dict[str, dict[str, Any]] = {
+    "/v2/health/ready": {},
+    "/v2/models/m/ready": {"name": "m"},
+    "/v2/models/m/versions/7/ready": {"name": "m"},
+}
+
+
+def test_a_model_s_readiness_names_it_as_the_protocol_says(served: Served) -> None:
+    for path, name in READINESS.items():
+        ready = served.call("GET", path)
+        assert (ready.status, json.loads(ready.body)) == (200, name | {"ready": True})
+
+
 def test_draining_is_not_ready_but_still_answers(served: Served) -> None:
     assert served.call("GET", "/v2/health/ready").status == 200
     served.run(served.app.drain)
-    for path in ("/v2/health/ready", "/v2/models/m/ready"):
+    for path, name in READINESS.items():
         ready = served.call("GET", path)
-        assert (ready.status, json.loads(ready.body)) == (503, {"ready": False})
+        assert (ready.status, json.loads(ready.body)) == (503, name | {"ready": False})
     assert served.call("GET", "/v2/health/live").status == 200
     assert served.predict()[0] == 200
 
@@ -299,7 +328,7 @@ def test_a_bug_is_answered_without_its_details_and_the_next_request_is_served(se
 
 
 def test_a_bug_in_a_handler_too(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> bytes:
+    def broken(_accept: str) -> tuple[str, bytes]:
         raise RuntimeError("secret detail")
 
     monkeypatch.setattr(served.metrics, "text", broken)

@@ -543,13 +543,68 @@ def test_a_last_answer_is_given_time_to_flow_out() -> None:
     assert wire.aborted
 
 
-def test_too_many_connections() -> None:
+VITAL = head("/vital", method="GET")
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_beyond_the_limit_of_connections_only_what_is_vital_is_answered(known: bool) -> None:
+    side = Side(connections=2, spare_connections=3)
+    first, second = side.connect(), side.connect()
+    if known:
+        assert first.feed(GET).feed(VITAL).feed(post("/a", b"x")).statuses == [200] * 3
+    spare = [side.tell(sent) for sent in (VITAL, GET, post("/a", b"x"))]
+    assert [wire.statuses for wire in spare] == [[200], [503], [503]]
+    assert all(wire.eof and wire.answers[0].headers["connection"] == "close" for wire in spare)
+    assert spare[1].answers[0].headers["retry-after"] == "1"
+    assert b"2 clients" in spare[1].bodies[0]
+    assert side.shared.refused == 2
+    for wire in (first, second):
+        before = len(wire.statuses)
+        assert wire.feed(GET).statuses[before:] == [200]
+    assert not any(wire.aborted for wire in (first, second, *spare))
+    assert side.shared.body_bytes == 0
+
+
+def test_a_spare_connection_answers_one_request() -> None:
+    side = Side(connections=1)
+    side.connect()
+    wire = side.tell(VITAL * 3)
+    assert wire.statuses == [200]
+    assert wire.eof
+    assert side.shared.refused == 0
+
+
+def test_of_the_spare_connections_the_oldest_makes_room_for_a_new_one() -> None:
+    side = Side(connections=1, spare_connections=2)
+    clients = [side.connect() for _ in range(5)]
+    assert [wire.aborted for wire in clients] == [False, True, True, False, False]
+    assert side.shared.refused == 2
+    assert side.tell(VITAL).statuses == [200]
+    assert side.tell(GET).statuses == [503]
+    assert side.shared.refused == 5
+    for _ in range(4):
+        assert side.tell(VITAL).statuses == [200]
+    assert side.shared.refused == 5, "one that was answered is not refused"
+
+
+def test_a_spare_connection_is_like_any_other_once_there_is_room() -> None:
     side = Side(connections=2)
-    first, second, third = side.connect(), side.connect(), side.connect()
-    assert [wire.aborted for wire in (first, second, third)] == [False, False, True]
-    third.lose()
+    first, _, third = (side.connect() for _ in range(3))
     first.lose()
-    assert not side.connect().aborted
+    assert third.feed(GET).feed(GET).statuses == [200, 200]
+    assert not third.ended
+    assert side.tell(GET).statuses == [503]
+    third.lose()
+    assert side.tell(GET).feed(GET).statuses == [200, 200]
+    assert side.shared.refused == 1
+
+
+def test_connections_beyond_the_limit_leave_nothing_behind() -> None:
+    side = Side(connections=1, spare_connections=2)
+    clients = [side.tell(sent) for sent in (b"", b"", GET[:5], GET, VITAL, post("/later"), b"")]
+    for wire in clients:
+        wire.lose()
+    assert (side.shared.connections, side.shared.spare, side.shared.body_bytes) == (set(), {}, 0)
 
 
 @pytest.mark.parametrize(("size", "stays"), [(0, True), (65_536, True), (65_537, False)])

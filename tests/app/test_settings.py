@@ -11,7 +11,7 @@ from tests.app.harness import MODEL
 
 def test_an_empty_environment_is_enough() -> None:
     settings = read_settings({})
-    assert (settings.host, settings.port, settings.api_key, settings.listen_fd) == ("0.0.0.0", 8080, None, None)
+    assert (settings.host, settings.port, settings.api_key, settings.listen_fd) == ("::", 8080, None, None)
     assert (settings.drain_seconds, settings.grace_seconds) == (1, 25)
     assert settings.model_dir == DEFAULT_MODEL_DIR == MODEL
     assert settings.max_body_bytes <= settings.max_queue_bytes

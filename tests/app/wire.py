@@ -68,6 +68,9 @@ class Core:
         request.id = b"id"
         return Response(401, (), b"refused") if request.path == "/refused" else None
 
+    def vital(self, request: Request) -> bool:
+        return request.path == "/vital"
+
     def handle(self, request: Request) -> None:
         self.handled.append(request)
         if request.path.startswith("/later"):

@@ -10,7 +10,7 @@ import pytest
 from infra.config.keys import catalog
 from infra.config.load import ConfigError, parse_settings
 from infra.config.schema import Secret, Settings
-from infra.server_contract import SET_BY_PROGRAM
+from infra.server_contract import RESERVED_VARIABLES
 
 ROOT = Path(__file__).parents[2]
 EKS = {"target": "eks", "owner": "ml-team", "costCenter": "experiments", "publicAccessCidrs": '["203.0.113.7/32"]'}
@@ -178,11 +178,26 @@ def test_an_environment_that_is_no_map_is_refused(text: str) -> None:
     assert command == "pulumi config set --path environment.LOG_LEVEL debug"
 
 
-@pytest.mark.parametrize("name", [*sorted(SET_BY_PROGRAM), "PYTHONPATH", "PYTHONUNBUFFERED"])
-def test_a_variable_that_the_program_sets_is_refused(name: str) -> None:
-    found = problems({"environment": json.dumps({name: "x y", "LOG_LEVEL": "debug"})})
+@pytest.mark.parametrize("target", [{}, KUBERNETES, EKS], ids=["local", "kubernetes", "eks"])
+@pytest.mark.parametrize("name", [*sorted(RESERVED_VARIABLES), "PYTHONPATH", "PYTHONUNBUFFERED"])
+def test_a_variable_that_is_not_the_config_s_is_refused_with_the_reason(name: str, target: dict[str, str]) -> None:
+    found = problems(target | {"environment": json.dumps({name: "x y", "LOG_LEVEL": "debug"})})
     command = f"pulumi config rm --path environment.{name}"
-    assert found == {f"environment.{name}": ('"x y"', "is set by the program itself", command)}
+    reason = RESERVED_VARIABLES.get(name, "is not for the server: it would change the interpreter that runs it")
+    assert found == {f"environment.{name}": ('"x y"', reason, command)}
+
+
+def test_the_address_to_listen_on_may_be_set_where_the_server_opens_its_socket_itself() -> None:
+    given = {"environment": '{"HOST": "0.0.0.0"}'}
+    assert settings(KUBERNETES | given).common.environment == {"HOST": "0.0.0.0"}
+    assert settings(EKS | given).common.environment == {"HOST": "0.0.0.0"}
+    assert problems(given) == {
+        "environment.HOST": (
+            '"0.0.0.0"',
+            "has no effect on target local: the server is handed a socket that listens on 127.0.0.1",
+            "pulumi config rm --path environment.HOST",
+        )
+    }
 
 
 @pytest.mark.parametrize("name", ["log_level", "1ST", "A-B", "a.b", "", "É", "A\n", 'A"'])

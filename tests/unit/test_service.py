@@ -12,7 +12,7 @@ import pytest
 from infra.config.schema import ServiceSettings
 from infra.load_balancer import nlb, plain
 from infra.rollout import GIVEN_UP, WAIT_FOR_ADDRESS, WAIT_FOR_END
-from infra.server_contract import SET_BY_PROGRAM
+from infra.server_contract import RESERVED_VARIABLES
 from infra.service import ModelService, ModelServiceArgs, NoAddressError, burst
 from tests.unit import mocked
 
@@ -315,7 +315,12 @@ def test_what_kubernetes_would_replace_in_a_variable_stays_what_it_is() -> None:
 
 
 def test_every_variable_that_is_set_here_is_refused_in_the_config() -> None:
-    assert set(environment(replace(ARGS, api_key=KEY))) <= SET_BY_PROGRAM
+    assert set(environment(replace(ARGS, api_key=KEY))) <= set(RESERVED_VARIABLES)
+
+
+def test_the_address_to_listen_on_is_the_config_s_to_choose() -> None:
+    assert "HOST" not in environment(ARGS)
+    assert environment(replace(ARGS, environment={"HOST": "0.0.0.0"}))["HOST"] == "0.0.0.0"
 
 
 def test_without_a_key_there_is_no_secret(run: Run) -> None:

@@ -72,7 +72,9 @@ class Limits:
     idle_seconds: float = 75.0
     """Keep-alive between requests: above the 60 s of common load balancers, which must be the first to close."""
     connections: int = 16_384
-    """Clients at a time: the next one is aborted."""
+    """Clients at a time; the next ones get spare connections."""
+    spare_connections: int = 1_024
+    """Connections beyond: vital requests are answered, others with 503; for one more the oldest is aborted."""
 
 
 class Core(Protocol):
@@ -80,6 +82,10 @@ class Core(Protocol):
 
     def refuse(self, request: Request) -> Response | None:
         """Judge a request by its head: the answer if its body need not be read, else None."""
+        ...
+
+    def vital(self, request: Request) -> bool:
+        """Judge by its head whether a request is answered even on a spare connection."""
         ...
 
     def handle(self, request: Request) -> None:
@@ -107,6 +113,10 @@ class Shared:
         self.core = core
         self.limits = limits
         self.connections: set[Connection] = set()
+        self.spare: dict[Connection, bool] = {}
+        """Those of them beyond the limit, the oldest first, and whether it has asked for something."""
+        self.refused = 0
+        """Connections that got a 503 for being beyond the limit, or were aborted."""
         self.heads: dict[bytes, _Head] = {}
         """Parsed heads of whole requests, by their bytes."""
         self.body_bytes = 0
@@ -171,6 +181,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self._limits = shared.limits
+        self._refuse = shared.core.refuse
         self._parser = httptools.HttpRequestParser(self)
         self._transport = cast(asyncio.Transport, None)
         self._state = _OPEN
@@ -193,11 +204,12 @@ class Connection(asyncio.Protocol):
     # Called by the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take a new client, unless there are too many."""
+        """Take a new client, on a spare connection if there are too many."""
         self._transport = cast(asyncio.Transport, transport)
-        self._shared.connections.add(self)
-        if len(self._shared.connections) > self._limits.connections:
-            self._transport.abort()
+        shared = self._shared
+        shared.connections.add(self)
+        if len(shared.connections) - len(shared.spare) > self._limits.connections:
+            self._become_spare()
 
     def data_received(self, data: bytes) -> None:
         """Read what the client has sent."""
@@ -227,7 +239,7 @@ class Connection(asyncio.Protocol):
         if shared.body_bytes + head.body_bytes > self._limits.all_bodies_bytes:
             return False
         request = Request(head.method, head.path, head.headers, self._reply, data[end:])
-        request.early = shared.core.refuse(request)
+        request.early = self._refuse(request)
         if request.early:
             request.body = b""
         else:
@@ -265,6 +277,7 @@ class Connection(asyncio.Protocol):
             self._release()
         self._drop_unanswered()
         del self._parser  # which holds on to this: memory is free at once, not when cycles are looked for
+        self._stop_being_spare()
         self._shared.connections.discard(self)
         self._shared.on_close()
 
@@ -322,7 +335,7 @@ class Connection(asyncio.Protocol):
         chunked = b"transfer-encoding" in headers
         if chunked and headers[b"transfer-encoding"].lower() != b"chunked":
             self._reject(Problem(501, "unknown_encoding", "the only transfer encoding here is chunked"))
-        early = request.early = self._shared.core.refuse(request)
+        early = request.early = self._refuse(request)
         incoming.refused = early is not None
         expects = b"expect" in headers and headers[b"expect"].lower() == b"100-continue"
         if early and (expects or chunked or length > _MAX_SKIPPED_BODY_BYTES):
@@ -446,6 +459,42 @@ class Connection(asyncio.Protocol):
         """Stop the parser, from one of its callbacks, at a request that `problem` answers."""
         self._incoming.rejection = self._problem(problem)
         raise _StopParserError
+
+    # Beyond the limit of connections.
+
+    def _become_spare(self) -> None:
+        """Answer vital requests alone; where there is no room for that, in the place of the oldest that does."""
+        spare = self._shared.spare
+        spare[self] = False
+        self._refuse = self._refuse_unless_vital
+        if len(spare) > self._limits.spare_connections:
+            next(iter(spare)).make_room()
+
+    def make_room(self) -> None:
+        """End a spare connection."""
+        self._shared.refused += not self._shared.spare[self]
+        self._stop_being_spare()
+        self._transport.abort()
+
+    def _stop_being_spare(self) -> None:
+        self._shared.spare.pop(self, None)
+        self._refuse = self._shared.core.refuse
+
+    def _refuse_unless_vital(self, request: Request) -> Response | None:
+        """Judge a request by its head; it is the connection's last, unless there is room for one more client by now."""
+        shared = self._shared
+        if len(shared.connections) - len(shared.spare) < self._limits.connections:
+            self._stop_being_spare()
+            return self._refuse(request)
+        shared.spare[self] = True
+        request.keep_alive = False
+        if shared.core.vital(request):
+            return shared.core.refuse(request)
+        shared.refused += 1
+        message = f"{self._limits.connections} clients are connected, which is the limit"
+        return shared.core.problem(
+            Problem(503, "too_many_connections", message, headers=(("retry-after", "1"),)), request
+        )
 
     # Answering.
 

@@ -12,6 +12,8 @@ from .connection import Connection, Core, Limits, Shared
 from .listener import BACKLOG
 
 _TICK_SECONDS = 0.25
+_LOG_SECONDS = 10.0
+"""From one log line about refused connections to the next."""
 
 
 class Transport:
@@ -24,6 +26,8 @@ class Transport:
         self._ended = asyncio.Event()
         self._stopping = False
         self._on_tick = on_tick
+        self._refused_logged = 0
+        self._refused_log_due = 0.0
 
     @property
     def in_flight(self) -> int:
@@ -34,6 +38,11 @@ class Transport:
     def connections(self) -> int:
         """Connected clients."""
         return len(self._shared.connections)
+
+    @property
+    def refused(self) -> int:
+        """Connections so far that were turned away for being beyond the limit."""
+        return self._shared.refused
 
     async def accept(self) -> None:
         """Accept connections from now on."""
@@ -81,10 +90,19 @@ class Transport:
             try:
                 for connection in list(self._shared.connections):
                     connection.check()
+                self._log_refused()
                 self._on_tick()
             except Exception:
                 log.logger.exception("periodic_check_failed")
             await asyncio.sleep(_TICK_SECONDS)
+
+    def _log_refused(self) -> None:
+        shared = self._shared
+        refused = shared.refused - self._refused_logged
+        if refused and shared.now >= self._refused_log_due:
+            log.warning("connections_refused", refused=refused, limit=shared.limits.connections)
+            self._refused_logged = shared.refused
+            self._refused_log_due = shared.now + _LOG_SECONDS
 
     def _refresh(self) -> None:
         self._shared.now = asyncio.get_running_loop().time()

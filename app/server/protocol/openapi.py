@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import quote
 
 import msgspec
@@ -31,7 +31,7 @@ _FAILURES = {
     429: "Too much waits for the model.",
     431: "Request line and headers are too large.",
     500: "The server or the model failed; the server's log says why.",
-    503: "The model is not loaded yet.",
+    503: "The model is not loaded yet, or too many clients are connected.",
     504: "The request's time was up before the model was free.",
 }
 _COMMON_FAILURES = (400, 405, 408, 413, 429, 431, 500)
@@ -58,6 +58,7 @@ def describe(manifest: Manifest, *, max_rows: int, max_body_bytes: int, timeout_
         "protocol error": ProtocolError,
         "live": msgspec.defstruct("Live", [("live", bool)]),
         "ready": msgspec.defstruct("Ready", [("ready", bool)]),
+        "model ready": msgspec.defstruct("ModelReady", [("name", Literal[manifest.name]), ("ready", bool)]),
         "server": ServerMetadata,
         "model": ModelMetadata,
     }
@@ -93,23 +94,24 @@ class _Paths:
 
     def all(self) -> Json:
         """Path items, by path."""
-        text = {"type": "string"}
+        text = {"schema": {"type": "string"}}
+        metrics: Json = {"text/plain": text, "application/openmetrics-text": text}
         paths = {
             "/predict": self._predict(),
             "/v2": self._read("serverMetadata", "What this server is", self._json("server"), 503, v2=True),
             "/v2/health/live": self._read("live", "Whether the process runs", self._json("live"), v2=True),
-            "/v2/health/ready": self._ready("ready"),
+            "/v2/health/ready": self._ready("ready", "ready"),
         }
         model = f"/v2/models/{quote(self._manifest.name, safe='')}"
         for path, of in (model, ""), (f"{model}/versions/{quote(self._manifest.version, safe='')}", "Version"):
             paths[path] = self._read(
                 f"model{of}Metadata", "What the model takes and gives", self._json("model"), 503, v2=True
             )
-            paths[f"{path}/ready"] = self._ready(f"model{of}Ready")
+            paths[f"{path}/ready"] = self._ready(f"model{of}Ready", "model ready")
             paths[f"{path}/infer"] = self._infer(f"model{of}Infer")
         return paths | {
-            "/metrics": self._read("metrics", "Figures for Prometheus", {"text/plain": {"schema": text}}),
-            "/docs": self._read("docs", "A page that shows the model", {"text/html": {"schema": text}}),
+            "/metrics": self._read("metrics", "Figures for Prometheus", metrics),
+            "/docs": self._read("docs", "A page that shows the model", {"text/html": text}, 503),
             "/openapi.json": self._read(
                 "openapi", "This document", {"application/json": {"schema": {"type": "object"}}}, 503
             ),
@@ -186,13 +188,13 @@ class _Paths:
         answers = self._json("inferred") | binary
         return self._operation("post", operation, answers, _PREDICTION_FAILURES, v2=True, headers=header)
 
-    def _ready(self, name: str) -> Json:
-        path = self._read(name, "Whether predictions are answered", self._json("ready"), v2=True)
+    def _ready(self, name: str, schema: str) -> Json:
+        path = self._read(name, "Whether predictions are answered", self._json(schema), v2=True)
         path["get"]["responses"]["503"] = {
             "description": "Not yet, or not any more.",
             "headers": self._headers({}),
             "content": {
-                "application/json": {"schema": {"anyOf": [self._schemas["ready"], self._schemas["protocol error"]]}}
+                "application/json": {"schema": {"anyOf": [self._schemas[schema], self._schemas["protocol error"]]}}
             },
         }
         return path

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from ..model.tensors import Tensors
+from . import exposition
 from .drift import DriftCounters
 from .histogram import Histogram, counter, histogram
 
@@ -20,8 +20,6 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 
 class Metrics(Collector):
     """One per process, on the event loop's thread. It observes the Batcher."""
-
-    content_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -35,6 +33,7 @@ class Metrics(Collector):
         self._monitor: DriftCounters | None = None
         self._info: dict[str, str] = {}
         self._gauges: list[tuple[str, str, Callable[[], float]]] = []
+        self._counters: list[tuple[str, str, Callable[[], float]]] = []
 
     def model_loaded(self, name: str, version: str, monitor: DriftCounters) -> None:
         """Name this model, and show its drift, from now on."""
@@ -45,6 +44,10 @@ class Metrics(Collector):
     def watch(self, name: str, documentation: str, value: Callable[[], float]) -> None:
         """Show a gauge, whose value is asked for at every scrape."""
         self._gauges.append((name, documentation, value))
+
+    def count(self, name: str, documentation: str, value: Callable[[], float]) -> None:
+        """Show a counter, whose value is asked for at every scrape."""
+        self._counters.append((name, documentation, value))
 
     def answered(self, path: str, code: int) -> None:
         """Count a request. `path` must come from a fixed set: each value is a time series for ever."""
@@ -84,12 +87,15 @@ class Metrics(Collector):
             yield counter(f"model_requests_{name}", f"Requests {what}", [], {(): self._lost[name]})
         for name, documentation, value in self._gauges:
             yield GaugeMetricFamily(name, documentation, value=value())
+        for name, documentation, value in self._counters:
+            yield counter(name, documentation, [], {(): value()})
         if self._info:
             yield InfoMetricFamily("model", "The model that is served", value=self._info)
 
-    def text(self) -> bytes:
-        """Return the exposition that Prometheus reads."""
-        return generate_latest(self._registry)
+    def text(self, accept: str) -> tuple[str, bytes]:
+        """Content type and text for a scraper, by its Accept header."""
+        chosen = exposition.choose(accept)
+        return chosen.content_type, chosen.encode(self._registry)
 
 
 _LOST = {

@@ -1,0 +1,105 @@
+"""Few open files and many clients: probes and scrapes get through, and the server says that it turned clients away."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from server.http import descriptors
+from tests.app.harness import SETOSA, Server
+from tests.app.test_transport import eventually, metrics
+from tests.app.wire import Answer, head, post, read_answers, read_to_end
+
+HARD, SOFT = 128, 40
+BODY = f'{{"input": {SETOSA}}}'.encode()
+LIVE, READY, METRICS = (head(path, method="GET") for path in ("/v2/health/live", "/v2/health/ready", "/metrics"))
+LIMIT, SPARE = descriptors.share_out(HARD)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nulimit -Sn {SOFT}\nulimit -Hn {HARD}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    server = Server({}, python=str(python))
+    yield server
+    server.stop()
+
+
+@contextmanager
+def idle_clients(server: Server, count: int) -> Iterator[list[socket.socket]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(server.connect()) for _ in range(count)]
+
+
+def ask(server: Server, request: bytes) -> Answer:
+    with server.connect() as client:
+        client.sendall(request)
+        (answer,) = read_answers(read_to_end(client))
+    assert answer.headers["connection"] == "close"
+    return answer
+
+
+def test_the_soft_limit_is_raised_to_the_hard_one(server: Server) -> None:
+    assert server.port
+    assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (HARD, HARD)
+    assert metrics(server)["process_max_fds"] == HARD
+
+
+@pytest.mark.parametrize("clients", [LIMIT, LIMIT + SPARE, 4 * HARD])
+def test_probes_and_scrapes_get_through_when_idle_clients_have_used_up_the_connections(
+    server: Server, clients: int
+) -> None:
+    open_files = metrics(server)["process_open_fds"]
+    with idle_clients(server, clients):
+        for _ in range(5):
+            assert ask(server, LIVE).status == 200
+            assert ask(server, READY).body == b'{"ready":true}'
+        refused = ask(server, post("/predict", BODY))
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        assert b'"too_many_connections"' in refused.body
+        text = ask(server, METRICS).body.decode()
+        counted = next(float(line.split()[1]) for line in text.splitlines() if line.startswith("model_connections_re"))
+        aborted = max(0, clients + 1 - LIMIT - SPARE)
+        assert 1 + aborted <= counted <= 1 + max(0, clients - LIMIT)
+    logged = eventually(lambda: [line for line in server.logs if line["event"] == "connections_refused"])
+    assert (logged[0]["level"], logged[0]["limit"]) == ("warning", LIMIT)
+    eventually(lambda: metrics(server)["model_connections"] == 1)
+    assert server.post(BODY).status_code == 200
+    assert metrics(server)["process_open_fds"] <= open_files + 1
+    assert {line["event"] for line in server.logs} == {"ready", "connections_refused"}
+
+
+def test_the_log_has_a_line_and_not_one_for_each_refused_connection(server: Server) -> None:
+    with idle_clients(server, 10 * HARD):
+        assert ask(server, LIVE).status == 200
+        eventually(lambda: len(server.logs) == 2)
+        assert ask(server, post("/predict", BODY)).status == 503
+        with pytest.raises(AssertionError, match="in time"):
+            eventually(lambda: len(server.logs) > 2, seconds=1)
+    assert [line["event"] for line in server.logs] == ["ready", "connections_refused"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "connections", "spare"),
+    [(16, 1, 8), (64, 1, 8), (128, 48, 8), (1_024, 840, 60), (20_000, 16_384, 1_024), (sys.maxsize, 16_384, 1_024)],
+)
+def test_the_limit_is_shared_out(limit: int, connections: int, spare: int) -> None:
+    assert descriptors.share_out(limit) == (connections, spare)
+
+
+def test_a_hard_limit_that_is_not_granted_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
+    assert descriptors.raise_limit() == 256
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
+    assert descriptors.raise_limit() == sys.maxsize
