@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tools import environment, pulumi_cli, state
+from tools import environment, pulumi_cli, shell, state
 from tools.console import say
 
 ROOT = Path(__file__).parents[1]
@@ -91,7 +91,7 @@ class Pulumi:
 
 
 def variables() -> dict[str, str]:
-    """PATH and Pulumi's own variables, as `make env` prints them."""
+    """PATH, Pulumi's own variables and the exemption from proxies, as `make env` prints them."""
     cli = pulumi_cli.ensure(pulumi_cli.Source())
     path = os.environ.get("PATH", os.defpath).split(os.pathsep)
     found = {} if str(cli) in path else {"PATH": os.pathsep.join([str(cli), *path])}
@@ -99,7 +99,7 @@ def variables() -> dict[str, str]:
         found["PULUMI_SKIP_UPDATE_CHECK"] = "true"
     if "USER" not in os.environ:
         found["USER"] = f"uid-{os.getuid()}"  # the CLI needs one where the system's list of users has no entry for it
-    return found | state.variables(ROOT, os.environ)
+    return found | shell.loopback_exemption(os.environ) | state.variables(ROOT, os.environ)
 
 
 def pulumi() -> Pulumi:
@@ -207,7 +207,8 @@ def env() -> int:
 def in_environment(*command: str, cli: bool = False) -> int:
     """Run a program of the virtual environment, with what the tests need installed; `cli` puts Pulumi on its PATH."""
     programs = environment.ensure(ROOT, tests=True)
-    settings = os.environ | ({"PATH": variables().get("PATH", os.environ["PATH"])} if cli else {})
+    path = {"PATH": variables().get("PATH", os.environ["PATH"])} if cli else {}
+    settings = os.environ | shell.loopback_exemption(os.environ) | path
     return subprocess.run([str(programs / command[0]), *command[1:]], cwd=ROOT, env=settings, check=False).returncode
 
 

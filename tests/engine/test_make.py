@@ -227,3 +227,22 @@ def test_a_renamed_project_says_that_its_keys_are_anothers(dev: Project) -> None
     refused = dev.pulumi("preview", ok=False)
     assert "model-endpoint:target" in refused.text
     assert 'pulumi config set target "$(pulumi config get model-endpoint:target)"' in refused.text
+
+
+# --- stack local, of a shell whose settings are in the way ---
+
+
+@pytest.fixture(scope="module")
+def local(make_project: MakeProject) -> Iterator[Project]:
+    project = make_project("local")
+    for name in list(project.environment):
+        if name.lower().endswith("_proxy"):
+            del project.environment[name]
+    yield project
+    make(project, "down")
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "https_proxy"])
+def test_a_proxy_does_not_stand_between_the_engine_and_the_program(local: Project, name: str) -> None:
+    previewed = make(local, "preview", **{name: "http://127.0.0.1:9"})
+    assert previewed.code == 0, previewed.text
