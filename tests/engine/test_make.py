@@ -159,6 +159,29 @@ def test_a_state_that_holds_more_than_a_process_is_asked_about(
     state_with(undeployed)
 
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "model-endpoint:target: local",
+        "model-endpoint:target: kubernetes\n  model-endpoint:repository: registry.example.com/team/model",
+        "model-endpoint:target: eks\n  model-endpoint:owner: me\n  model-endpoint:costCenter: mine\n"
+        "  aws:region: us-east-1\n  model-endpoint:publicAccessCidrs: ['203.0.113.7/32']",
+    ],
+    ids=["local", "kubernetes", "eks"],
+)
+def test_a_model_that_git_lfs_has_not_fetched_is_refused_in_the_preview(undeployed: Project, config: str) -> None:
+    stack_file(f"config:\n  {config}\n")(undeployed)
+    model = undeployed.root / "app/model/model.onnx"
+    content = model.read_bytes()
+    model.write_text(POINTER)
+    refused = undeployed.pulumi("preview", ok=False)
+    model.write_bytes(content)
+    assert "app/model/model.onnx: is a Git LFS pointer, not the file itself; run `git lfs pull`" in refused.text
+
+
 # --- stack dev, live on EKS ---
 
 
