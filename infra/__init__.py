@@ -9,7 +9,7 @@ Imports run one way, from the top:
     build_context  stack_pin  kubeconfig
     http_probe  diagnose
     config  naming  state                       plain values
-    kms  outputs  server_contract
+    kms  outputs  server_contract  git_lfs
 
 `endpoint` is the name under which states of older versions know a part of `endpoint_check`.
 """

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pulumi
 
+from infra.git_lfs import is_pointer
+
 if TYPE_CHECKING:
     from server.model.manifest import Manifest
 
@@ -129,6 +131,11 @@ def _check_file(file: Path) -> Path:
         raise ReleaseError(file, "must be a regular file")
     if found.st_size > MAX_FILE_BYTES:
         raise ReleaseError(file, f"has {found.st_size} bytes; the most is {MAX_FILE_BYTES}")
+    try:
+        if is_pointer(file):
+            raise ReleaseError(file, "is a Git LFS pointer, not the file itself; run `git lfs pull`, which fetches it")
+    except OSError as error:
+        raise ReleaseError(file, f"cannot be read: {error.strerror}") from None
     return file
 
 

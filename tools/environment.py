@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tools.cache import default_cache, digest, lock
 from tools.console import say
+from tools.shell import installer_environment
 
 UV_LOCK = "tools/uv.lock"
 SERVER = "app"
@@ -95,14 +96,14 @@ def create(home: Path) -> None:
 def install(root: Path, locks: list[str]) -> None:
     """Install exactly what the lock files name, each file checked against its hashes."""
     python = str(root / ".venv/bin/python")
-    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--require-hashes"]
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-user", "--require-hashes"]
     requirements = [f"--requirement={lock}" for lock in locks]
     packages = sum(line[:1].isalnum() for lock in locks for line in (root / lock).read_text().splitlines())
     say(f"Python: installing {packages} locked packages of {', '.join(locks)}: seconds from the cache, else a minute")
     run(root, [*pip, f"--requirement={UV_LOCK}"])
     uv = [str(root / ".venv/bin/uv"), "pip", "sync", "--quiet", f"--python={python}", "--require-hashes"]
     server = [*uv[:2], "install", "--quiet", f"--python={python}", "--no-deps", f"--editable={SERVER}"]
-    if any(subprocess.run(step, cwd=root, check=False).returncode for step in ([*uv, UV_LOCK, *locks], server)):
+    if any(call(root, step) for step in ([*uv, UV_LOCK, *locks], server)):
         # pip has just reached an index to get uv itself; uv does not read pip's settings for mirrors and certificates.
         say("Python: uv failed; installing with pip instead, which takes a minute or two")
         run(root, [*pip, *requirements])
@@ -111,5 +112,11 @@ def install(root: Path, locks: list[str]) -> None:
 
 def run(root: Path, command: list[str]) -> None:
     """Run a command that must succeed; one that fails says itself why."""
-    if subprocess.run(command, cwd=root, stdout=sys.stderr, check=False).returncode:
+    if call(root, command):
         raise EnvironmentMissingError("the locked packages could not be installed; the reason stands above")
+
+
+def call(root: Path, command: list[str]) -> int:
+    """Run an installer, on stderr; its exit status."""
+    settings = installer_environment(os.environ)
+    return subprocess.run(command, cwd=root, env=settings, stdout=sys.stderr, check=False).returncode

@@ -17,14 +17,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tools import environment, pulumi_cli, state
+from tools import environment, pulumi_cli, shell, state
 from tools.console import say
 
 ROOT = Path(__file__).parents[1]
 EMBEDDED_STACK = "local"
 """The one stack that needs no config file."""
-PREFIX = "model-endpoint:"
-"""Begins the project's keys in a stack's config file."""
+TARGET_PIN = "::model-endpoint:target:Target::"
+"""Stands in the URN of the marker that a live stack carries, before the name of its target."""
+LOCAL_PACKAGES = {"model-endpoint", "pulumi", "pulumi-python"}
+"""The packages of what a local stack holds: processes and the program's own components."""
 END_TO_END_TESTS = ROOT / "tests/e2e"
 CLUSTER_FIGURES = ROOT / "bench/results/cluster.json"
 
@@ -51,9 +53,36 @@ class Pulumi:
 
     def output(self, name: str) -> str | None:
         """A stack output, or None when the stack has no such output."""
-        command = ["pulumi", "stack", "output", name, "--stack", self.stack]
-        answer = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
-        return answer.stdout.strip() or None
+        return self._answer("stack", "output", name) or None
+
+    def config(self, key: str) -> dict[str, Any]:
+        """What the program would read for one of its keys, as `value` and `secret`; empty when that cannot be told.
+
+        Pulumi's own word: the defaults of Pulumi.yaml and the stack's environments are in it.
+        """
+        return json.loads(self._answer("config", "get", key, "--json") or "{}")
+
+    def resources(self) -> list[dict[str, Any]] | None:
+        """The resources in the stack's state; None: no state to read."""
+        exported = self._answer("stack", "export")
+        if not exported:
+            return None
+        deployment: dict[str, Any] = json.loads(exported)["deployment"]
+        return deployment.get("resources") or []
+
+    def _answer(self, *arguments: str) -> str:
+        """Stdout of a command that changes nothing; empty when it fails."""
+        command = ["pulumi", *arguments, "--stack", self.stack, "--non-interactive"]
+        answer = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return "" if answer.returncode else answer.stdout.strip()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -62,7 +91,7 @@ class Pulumi:
 
 
 def variables() -> dict[str, str]:
-    """PATH and Pulumi's own variables, as `make env` prints them."""
+    """PATH, Pulumi's own variables and the exemption from proxies, as `make env` prints them."""
     cli = pulumi_cli.ensure(pulumi_cli.Source())
     path = os.environ.get("PATH", os.defpath).split(os.pathsep)
     found = {} if str(cli) in path else {"PATH": os.pathsep.join([str(cli), *path])}
@@ -70,13 +99,15 @@ def variables() -> dict[str, str]:
         found["PULUMI_SKIP_UPDATE_CHECK"] = "true"
     if "USER" not in os.environ:
         found["USER"] = f"uid-{os.getuid()}"  # the CLI needs one where the system's list of users has no entry for it
-    return found | state.variables(ROOT, os.environ)
+    return found | shell.loopback_exemption(os.environ) | state.variables(ROOT, os.environ)
 
 
 def pulumi() -> Pulumi:
     """Prepare the CLI for the stack that STACK names, with the program's environment in place."""
     stack = os.environ.get("STACK") or EMBEDDED_STACK
-    known = sorted({EMBEDDED_STACK} | {file.name.split(".")[1] for file in ROOT.glob("Pulumi.*.yaml")})
+    known = sorted(
+        {EMBEDDED_STACK} | {file.name[len("Pulumi.") : -len(".yaml")] for file in ROOT.glob("Pulumi.*.yaml")}
+    )
     if stack.rpartition("/")[2] not in known:
         raise UsageError(
             f"STACK={stack}: there is no Pulumi.{stack}.yaml. Stacks here: {', '.join(known)}.\n"
@@ -86,30 +117,39 @@ def pulumi() -> Pulumi:
     return Pulumi(stack, variables())
 
 
-def consent(stack: str) -> list[str]:
+def consent(*, local: bool) -> list[str]:
     """Choose the flags of a command that changes the stack: Pulumi shows the plan and asks, unless it is told not to.
 
     Target local creates nothing outside the clone, and is not asked about.
     """
-    if is_local(stack):
+    if local:
         return ["--yes", "--skip-preview"]
     return ["--yes"] if os.environ.get("YES") == "1" else []
 
 
-def is_local(stack: str) -> bool:
-    """Whether the stack's target is local, which is also the default."""
-    return stack_config(stack).get("target", "local") == "local"
+def is_local(cli: Pulumi) -> bool:
+    """Tell whether config and state both say that the stack is a process here; what cannot be read says no."""
+    target, resources = cli.config("target"), cli.resources()
+    if target.get("value") != "local" or resources is None:
+        return False
+    packages = {resource["type"].partition(":")[0] for resource in resources}
+    pins = {urn.rpartition("::")[2] for urn in (resource["urn"] for resource in resources) if TARGET_PIN in urn}
+    return packages <= LOCAL_PACKAGES and pins <= {"local"}
 
 
 def up() -> int:
     """Bring the stack up, then print where it answers and how to call it."""
     cli = pulumi()
-    if "PULUMI_BACKEND_URL" in cli.variables and not is_local(cli.stack):
+    failed = cli.select()
+    if failed:
+        return failed
+    local = is_local(cli)
+    if "PULUMI_BACKEND_URL" in cli.variables and not local:
         say(
             f"Pulumi: no login, so the only record of what {cli.stack} makes is {state.FOLDER}/ in this clone:\n"
             "  keep it until `make down`, or log in first (pulumi login), or what is paid for is lost from sight"
         )
-    failed = cli.select() or cli("up", "--stack", cli.stack, *consent(cli.stack))
+    failed = cli("up", "--stack", cli.stack, *consent(local=local))
     if failed:
         return failed
     endpoint = cli.output("endpoint")
@@ -121,36 +161,21 @@ def up() -> int:
 def curl(cli: Pulumi, endpoint: str) -> str:
     """Write a call that works when it is pasted into a shell; it fetches a key, and does not show it."""
     key = ""
-    if "apiKey" in stack_config(cli.stack):
+    if cli.config("apiKey").get("value"):
         ask = f"pulumi config get apiKey --stack {cli.stack}"
         if cli.variables:
             ask = f'eval "$(make -s env)" && {ask}'
         key = f' -H "Authorization: Bearer $({ask})"'
-    return f"curl {endpoint}/predict{key} -d {shlex.quote(example(cli.stack))}"
+    return f"curl {endpoint}/predict{key} -d {shlex.quote(example(cli))}"
 
 
-def example(stack: str) -> str:
+def example(cli: Pulumi) -> str:
     """The body of a prediction that the stack's model understands."""
-    config = stack_config(stack)
-    configured = config.get("example")
-    is_secret = isinstance(configured, dict) and "secure" in configured
-    if configured and not is_secret:
-        return configured if isinstance(configured, str) else json.dumps(configured)
-    model = json.loads((ROOT / (config.get("model") or "app/model") / "model.json").read_text())
+    configured = cli.config("example")
+    if configured.get("value") and not configured["secret"]:
+        return configured["value"]
+    model = json.loads((ROOT / (cli.config("model").get("value") or "app/model") / "model.json").read_text())
     return json.dumps(model["example"])
-
-
-def stack_config(stack: str) -> dict[str, Any]:
-    """Read the project's keys of the stack's config file, without their prefix; a secret is a map."""
-    import yaml  # of the environment: the first command of a clone starts without it
-
-    file = ROOT / f"Pulumi.{stack.rpartition('/')[2]}.yaml"
-    try:
-        content: dict[str, Any] = (yaml.safe_load(file.read_text()) if file.is_file() else None) or {}
-    except yaml.YAMLError as error:
-        raise UsageError(f"{file.name} is not YAML: {error}") from error
-    config: dict[str, Any] = content.get("config") or {}
-    return {key.removeprefix(PREFIX): value for key, value in config.items() if key.startswith(PREFIX)}
 
 
 def preview() -> int:
@@ -168,7 +193,7 @@ def output() -> int:
 def down() -> int:
     """Destroy what the stack made; the stack itself, its config and its history stay."""
     cli = pulumi()
-    return cli("destroy", "--stack", cli.stack, *consent(cli.stack))
+    return cli("destroy", "--stack", cli.stack, *consent(local=is_local(cli)))
 
 
 def env() -> int:
@@ -182,7 +207,8 @@ def env() -> int:
 def in_environment(*command: str, cli: bool = False) -> int:
     """Run a program of the virtual environment, with what the tests need installed; `cli` puts Pulumi on its PATH."""
     programs = environment.ensure(ROOT, tests=True)
-    settings = os.environ | ({"PATH": variables().get("PATH", os.environ["PATH"])} if cli else {})
+    path = {"PATH": variables().get("PATH", os.environ["PATH"])} if cli else {}
+    settings = os.environ | shell.loopback_exemption(os.environ) | path
     return subprocess.run([str(programs / command[0]), *command[1:]], cwd=ROOT, env=settings, check=False).returncode
 
 

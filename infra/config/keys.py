@@ -164,7 +164,7 @@ class ParsedConfig:
         hidden = key in self.secrets or (key in self.keys and self.keys[key].secret)
         empty = self.values.get(key) in (None, "", ())
         text = "" if empty else self.raw.get(key, str(self.values[key]))
-        return Problem(key, _display(text, hidden), rule, command)
+        return Problem(key, display(text, hidden), rule, command)
 
 
 def parse_config(keys: Mapping[str, Key], raw: Mapping[str, str], secrets: Set[str]) -> ParsedConfig:
@@ -177,12 +177,12 @@ def parse_config(keys: Mapping[str, Key], raw: Mapping[str, str], secrets: Set[s
         if key is None:
             near = get_close_matches(name, keys, n=1)
             rule = f"unknown key; did you mean {near[0]}?" if near else "unknown key"
-            problems.append(Problem(name, _display(text, hidden), rule, f"pulumi config rm {name}"))
+            problems.append(Problem(name, display(text, hidden), rule, f"pulumi config rm {name}"))
             continue
         try:
             values[name] = key.parse(text)
         except ValueError:
-            whole = Problem(name, _display(text, hidden), f"must be {key.rule.text}", key.set_command)
+            whole = Problem(name, display(text, hidden), f"must be {key.rule.text}", key.set_command)
             problems += list(_entry_problems(key, text, hidden)) or [whole]
         problems += _secrecy_problems(key, text, name in secrets)
     return ParsedConfig(keys, raw, secrets, values, tuple(problems))
@@ -199,7 +199,7 @@ def _entry_problems(key: Key, text: str, hidden: bool) -> Iterator[Problem]:
             path = shlex.quote(f"{key.name}.{name}" if name.isidentifier() else f"{key.name}[{json.dumps(name)}]")
             no_value_will_do = broken_rule(name, "")
             command = f"rm --path {path}" if no_value_will_do else f"set --path {path} <value>"
-            shown = _display(value if isinstance(value, str) else json.dumps(value), hidden)
+            shown = display(value if isinstance(value, str) else json.dumps(value), hidden)
             yield Problem(f"{key.name}.{name}", shown, rule, f"pulumi config {command}")
 
 
@@ -211,7 +211,7 @@ def _secrecy_problems(key: Key, text: str, set_as_secret: bool) -> Iterator[Prob
         yield Problem(key.name, "[hidden]", rule, f"pulumi config rm --path '{key.name}.<name of the secret>'")
 
 
-def _display(text: str, hidden: bool) -> str:
+def display(text: str, hidden: bool) -> str:
     """Quote and shorten `text` for a message; hide a secret, and a document that may hold some."""
     if not text:
         return "(not set)"

@@ -5,17 +5,22 @@ All problems are reported in one error, each with key, value, rule and the comma
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pulumi
 from pulumi.runtime import config as runtime_config
 
 from infra.config.checks import check_config
-from infra.config.keys import GROUPS, Problem, camel_case, catalog, parse_config
+from infra.config.keys import GROUPS, ParsedConfig, Problem, camel_case, catalog, display, parse_config
 from infra.config.schema import Settings
+
+_NAME_AT_FIRST = "model-endpoint"
+"""The project's name before anyone renames it."""
 
 
 class ConfigError(pulumi.RunError):
@@ -35,23 +40,52 @@ def load_settings(root: Path) -> Settings:
     prefix = f"{project}:"
     config = runtime_config.CONFIG.get()
     raw = {key.removeprefix(prefix): value for key, value in config.items() if key.startswith(prefix)}
-    secrets = {name for name in raw if runtime_config.is_config_secret(prefix + name)}
+    others = {key: value for key, value in config.items() if not key.startswith(prefix)}
+    secrets = {key.removeprefix(prefix) for key in config if runtime_config.is_config_secret(key)}
     region = pulumi.Config("aws").get("region")
-    return parse_settings(raw, secrets, project=project, stack=pulumi.get_stack(), region=region, root=root)
+    stack = pulumi.get_stack()
+    return parse_settings(raw, secrets, others, project=project, stack=stack, region=region, root=root)
 
 
 def parse_settings(
-    raw: Mapping[str, str], secrets: Set[str], *, project: str, stack: str, region: str | None, root: Path
+    raw: Mapping[str, str],
+    secrets: Set[str],
+    others: Mapping[str, str] = MappingProxyType({}),
+    *,
+    project: str,
+    stack: str,
+    region: str | None,
+    root: Path,
 ) -> Settings:
     """Settings from `raw`, the project's config as text by key (missing keys take their default).
 
-    `secrets` names the keys that were set with --secret; `root` is the project's folder. Raises ConfigError.
+    `secrets` names the keys that were set with --secret; `others` is the config of other namespaces by full key;
+    `root` is the project's folder. Raises ConfigError.
     """
     config = parse_config(catalog(root / "Pulumi.yaml"), raw, secrets)
-    if problems := [*config.problems, *check_config(config, region)]:
+    misplaced = _misplaced_keys(config, others, project)
+    if problems := [*config.problems, *check_config(config, region), *misplaced]:
         raise ConfigError(stack, problems)
     groups = {name: _fill(group, config.values) for name, group in GROUPS.items()}
     return Settings(project=project, stack=stack, region=region or "", **groups)
+
+
+def _misplaced_keys(config: ParsedConfig, others: Mapping[str, str], project: str) -> Iterator[Problem]:
+    """Find our keys in the namespace of another project: a renamed project leaves all of its config there, unread."""
+    for full, value in others.items():
+        namespace, _, name = full.partition(":")
+        key = config.keys.get(name)
+        of_provider = find_spec(f"pulumi_{namespace.replace('-', '_')}")
+        if namespace != _NAME_AT_FIRST and (key is None or of_provider):
+            continue
+        is_secret = full in config.secrets or (key is not None and key.secret)
+        command = f"pulumi config rm {full}"
+        if key is not None and name not in config.changed:
+            command = (
+                f'pulumi config set {"--secret " if is_secret else ""}{name} "$(pulumi config get {full})" && {command}'
+            )
+        rule = f"has no effect: this is project {project}, and the key is one of project {namespace}"
+        yield Problem(full, display(value, is_secret), rule, command)
 
 
 def _fill(group: type[Any], values: Mapping[str, Any]) -> Any:

@@ -45,6 +45,15 @@ def test_input_that_is_none(text: str) -> None:
         settings.inputs(text)
 
 
+def test_files_that_git_lfs_has_not_fetched(tmp_path: Path) -> None:
+    for name in ("m.onnx", "train.csv", "net.py"):
+        (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n")
+    with pytest.raises(ModelError) as caught:
+        settings.parse(["m.onnx", "--data=train.csv", "--class=net.py:Net"], tmp_path)
+    assert len(caught.value.mistakes) == 3
+    assert all("is a Git LFS pointer" in mistake and "`git lfs pull`" in mistake for mistake in caught.value.mistakes)
+
+
 def test_settings_survive_the_way_to_the_other_process(tmp_path: Path) -> None:
     (tmp_path / "m.pth").touch()
     given = ["m.pth", "--input", "ids=INT64:16", "--args", '{"hidden": 16}', "--batch=8", "--trust=a,b", "--nullable"]

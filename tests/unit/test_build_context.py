@@ -206,6 +206,11 @@ def test_a_folder_gives_way_to_a_file_and_a_file_to_a_folder(sources: Sources) -
     assert (sources.into / "model" / "model.onnx").is_file()
 
 
+POINTER = """version https://git-lfs.github.com/spec/v1
+oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393
+size 12345
+"""
+
 REFUSALS: dict[str, tuple[Callable[[Sources], object], str, str]] = {
     "no dockerfile": (lambda s: (s.app / "Dockerfile").unlink(), "app/Dockerfile", "does not exist"),
     "no server": (lambda s: shutil.rmtree(s.app / "server"), "app/server", "does not exist"),
@@ -216,6 +221,12 @@ REFUSALS: dict[str, tuple[Callable[[Sources], object], str, str]] = {
     "a link to a folder": (lambda s: (s.model / "a").symlink_to(s.app), "else/a", "symbolic link"),
     "a broken link": (lambda s: (s.model / "a").symlink_to("nowhere"), "else/a", "symbolic link"),
     "a pipe": (lambda s: os.mkfifo(s.model / "pipe"), "else/pipe", "regular file"),
+    "a model that git has not fetched": (
+        lambda s: (s.model / "model.onnx").write_text(POINTER),
+        "else/model.onnx",
+        "is a Git LFS pointer, not the file itself; run `git lfs pull`",
+    ),
+    "a description that git has not fetched": (lambda s: s.describe(POINTER), "model.json", "run `git lfs pull`"),
     "json that is none": (lambda s: s.describe("{"), "model.json", "is not a model description"),
     "json with NaN": (lambda s: s.describe('{"name": NaN}'), "model.json", "JSON is malformed: invalid character"),
     "json with a key twice": (

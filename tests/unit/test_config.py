@@ -31,6 +31,39 @@ def problems(raw: dict[str, str], secrets: set[str] | None = None, **more: Any) 
     return {each.key: (each.value, each.rule, each.command) for each in caught.value.problems}
 
 
+OTHERS: dict[str, tuple[str, str, str]] = {
+    "model-endpoint:cpu": (
+        "1", '"1"', 'pulumi config set cpu "$(pulumi config get model-endpoint:cpu)"'
+        " && pulumi config rm model-endpoint:cpu",
+    ),
+    "model-endpoint:tarqet": ("eks", '"eks"', "pulumi config rm model-endpoint:tarqet"),
+    "model-endpoint:owner": ("ml", '"ml"', "pulumi config rm model-endpoint:owner"),
+    "model-endpoint:apiKey": (
+        KEY, "[hidden]", 'pulumi config set --secret apiKey "$(pulumi config get model-endpoint:apiKey)"'
+        " && pulumi config rm model-endpoint:apiKey",
+    ),
+    "another-fork:replicas": (
+        "5", '"5"', 'pulumi config set replicas "$(pulumi config get another-fork:replicas)"'
+        " && pulumi config rm another-fork:replicas",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", OTHERS)
+def test_a_key_that_a_renamed_project_left_behind_is_a_problem(key: str) -> None:
+    value, shown, command = OTHERS[key]
+    with pytest.raises(ConfigError) as caught:
+        parse_settings({**EKS}, set(), {key: value}, project="other", stack="dev", region="us-east-1", root=ROOT)
+    (problem,) = caught.value.problems
+    assert (problem.key, problem.value, problem.command) == (key, shown, command)
+    assert "this is project other" in problem.rule
+
+
+def test_the_keys_of_providers_and_of_pulumi_itself_are_no_problem() -> None:
+    others = {"aws:region": "us-east-1", "kubernetes:context": "kind", "docker:host": "x", "pulumi:tags": "{}"}
+    parse_settings({}, set(), others, project="other", stack="dev", region=None, root=ROOT)
+
+
 def test_defaults_are_a_working_local_stack() -> None:
     found = settings({})
     assert found.common.target == "local"

@@ -118,6 +118,23 @@ def test_a_python_without_venv_is_named_with_the_way_out(tmp_path: Path, monkeyp
     assert not (tmp_path / ".venv").exists()
 
 
+@pytest.mark.parametrize("uv_status", [0, 1], ids=["uv", "pip, since uv failed"])
+def test_the_shells_settings_of_pip_and_uv_change_nothing(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, uv_status: int
+) -> None:
+    programs = clone / ".venv/bin"
+    programs.mkdir(parents=True)
+    for name, status in (("python", 0), ("uv", uv_status)):
+        python(programs, name, f"env >> seen; exit {status}")
+    wrong = {"PIP_USER": "1", "PIP_TARGET": "/elsewhere", "UV_SYSTEM_PYTHON": "1", "PYTHONPATH": "/elsewhere"}
+    for variable, value in {**wrong, "PIP_INDEX_URL": "https://index.example.com"}.items():
+        monkeypatch.setenv(variable, value)
+    environment.install(clone, list(environment.PROGRAM_LOCKS))
+    seen = (clone / "seen").read_text().splitlines()
+    assert not {line.partition("=")[0] for line in seen} & wrong.keys()
+    assert "PIP_INDEX_URL=https://index.example.com" in seen
+
+
 def python(folder: Path, name: str, text: str) -> None:
     """A stand-in for an interpreter: `text` is what it does."""
     file = folder / name
@@ -125,12 +142,12 @@ def python(folder: Path, name: str, text: str) -> None:
     file.chmod(0o755)
 
 
-def launch(folder: Path) -> subprocess.CompletedProcess[str]:
+def launch(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     (folder / "clone").mkdir()
     return subprocess.run(
         [ROOT / "tools/python", "-m", "x"],
         cwd=folder / "clone",
-        env={"PATH": f"{folder}:/usr/bin:/bin"},
+        env={"PATH": f"{folder}:/usr/bin:/bin", **variables},
         capture_output=True,
         text=True,
         check=False,
@@ -154,3 +171,8 @@ def test_says_that_python_is_too_old(tmp_path: Path) -> None:
     answer = launch(tmp_path)
     assert answer.returncode == 1
     assert "Python 3.11 or newer is needed; python3 on PATH says: Python 3.9.2" in answer.stderr
+
+
+def test_the_home_of_another_python_is_not_passed_on(tmp_path: Path) -> None:
+    python(tmp_path, "python3", 'case $1 in -c) exit 0 ;; *) echo "home: $PYTHONHOME" ;; esac')
+    assert launch(tmp_path, PYTHONHOME="/elsewhere").stdout == "home: \n"

@@ -24,8 +24,11 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def configure(clone: Path, stack: str, line: str) -> None:
-    (clone / f"Pulumi.{stack}.yaml").write_text(f"config:\n  {line}\n")
+def configure(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
+    """Let Pulumi say `values` of the stack's keys, and their defaults of the others."""
+    monkeypatch.setattr(
+        run.Pulumi, "config", lambda _cli, key: {"value": values.get(key, ""), "secret": key == "apiKey"}
+    )
 
 
 def test_make_alone_lists_every_target() -> None:
@@ -53,65 +56,47 @@ def test_an_unknown_command_lists_the_known_ones(capfd: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
-    ("stack", "environment", "flags"),
+    ("local", "environment", "flags"),
     [
-        ("local", {}, ["--yes", "--skip-preview"]),
-        ("dev", {}, []),
-        ("dev", {"YES": "1"}, ["--yes"]),
-        ("prod", {"CI": "true"}, []),
-        ("prod", {"YES": "0"}, []),
+        (True, {}, ["--yes", "--skip-preview"]),
+        (False, {}, []),
+        (False, {"YES": "1"}, ["--yes"]),
+        (False, {"CI": "true"}, []),
+        (False, {"YES": "0"}, []),
     ],
 )
 def test_only_target_local_changes_without_being_asked(
-    clone: Path, monkeypatch: pytest.MonkeyPatch, stack: str, environment: dict[str, str], flags: list[str]
+    monkeypatch: pytest.MonkeyPatch, local: bool, environment: dict[str, str], flags: list[str]
 ) -> None:
     for name in ("YES", "CI"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    configure(clone, "dev", "model-endpoint:target: eks")
-    configure(clone, "prod", "model-endpoint:target: eks")
-    assert run.consent(stack) == flags
-
-
-def test_stack_local_on_another_target_asks(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("YES", raising=False)
-    configure(clone, "local", "model-endpoint:target: eks")
-    assert run.consent("local") == []
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["model-endpoint:target: local # here", '"model-endpoint:target": "local"', "{model-endpoint:target: local}"],
-)
-def test_the_config_file_is_read_as_yaml(clone: Path, line: str) -> None:
-    configure(clone, "dev", line)
-    assert run.is_local("dev")
-
-
-def test_a_config_file_that_is_not_yaml_is_named(clone: Path) -> None:
-    configure(clone, "dev", "model-endpoint:target: [")
-    with pytest.raises(run.UsageError, match=r"Pulumi\.dev\.yaml is not YAML"):
-        run.is_local("dev")
+    assert run.consent(local=local) == flags
 
 
 @pytest.mark.usefixtures("clone")
-def test_the_curl_sends_the_models_own_example() -> None:
+def test_the_curl_sends_the_models_own_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    configure(monkeypatch)
     call = run.curl(run.Pulumi("local", {}), "http://127.0.0.1:1")
     assert call == """curl http://127.0.0.1:1/predict -d '{"input": [1, 2]}'"""
 
 
-def test_the_curl_of_another_model_or_example(clone: Path) -> None:
+def test_the_curl_of_another_model_or_example(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (clone / "mine").mkdir()
     (clone / "mine/model.json").write_text('{"example": {"input": ["it\'s"]}}')
-    configure(clone, "dev", "model-endpoint:model: mine")
-    assert run.example("dev") == """{"input": ["it's"]}"""
-    configure(clone, "dev", """model-endpoint:example: '{"x": 1}'""")
-    assert run.example("dev") == '{"x": 1}'
-    configure(clone, "dev", """model-endpoint:example: {"x": 1}""")
-    assert run.example("dev") == '{"x": 1}'
-    configure(clone, "dev", "model-endpoint:example: {secure: v1:c2VjcmV0}")
-    assert run.example("dev") == '{"input": [1, 2]}'
+    configure(monkeypatch, model="mine")
+    assert run.example(run.Pulumi("dev", {})) == """{"input": ["it's"]}"""
+    configure(monkeypatch, example='{"x": 1}')
+    assert run.example(run.Pulumi("dev", {})) == '{"x": 1}'
+
+
+@pytest.mark.usefixtures("clone")
+def test_an_example_that_is_a_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        run.Pulumi, "config", lambda _cli, key: {"value": "x", "secret": True} if key == "example" else {}
+    )
+    assert run.example(run.Pulumi("dev", {})) == '{"input": [1, 2]}'
 
 
 @pytest.mark.parametrize(
@@ -121,8 +106,11 @@ def test_the_curl_of_another_model_or_example(clone: Path) -> None:
         ({"PATH": "x"}, 'eval "$(make -s env)" && pulumi config get apiKey --stack dev'),
     ],
 )
-def test_the_curl_fetches_the_key_and_does_not_show_it(clone: Path, variables: dict[str, str], ask: str) -> None:
-    configure(clone, "dev", "model-endpoint:apiKey:\n    secure: v1:c2VjcmV0")
+@pytest.mark.usefixtures("clone")
+def test_the_curl_fetches_the_key_and_does_not_show_it(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], ask: str
+) -> None:
+    configure(monkeypatch, apiKey="c2VjcmV0")
     call = run.curl(run.Pulumi("dev", variables), "http://x")
     assert f'-H "Authorization: Bearer $({ask})"' in call
     assert "c2VjcmV0" not in call

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from infra.git_lfs import is_pointer
 from tools.model.batching import Batching
 from tools.model.errors import ModelError
 from tools.model.tensors import DATATYPES, Tensor
@@ -131,6 +132,8 @@ def parser(here: Path) -> _Parser:
             raise ValueError(_about_folder(found))
         if not found.is_file():
             raise ValueError(f"there is no file {found}")
+        if is_pointer(found):
+            raise ValueError(f"{found} is a Git LFS pointer, not the file itself; run `git lfs pull`, which fetches it")
         return found
 
     add = made.option
