@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.standins import component, schema, wire
-from tests.standins.aws import Aws
+from tests.standins.aws import KEY, LOG_GROUP, Aws
 from tests.standins.behaviour import HalfDone, Request
 from tests.standins.cloud import Cloud, CloudError, Thing
 from tests.standins.docker import Docker
@@ -265,6 +266,20 @@ def test_a_network_outlives_its_cluster(aws: Aws) -> None:
     aws.create(request("aws:eks/cluster:Cluster", CLUSTER_INPUTS))
     with pytest.raises(CloudError, match="would lose their way out"):
         aws.delete(request("aws:ec2/route:Route", {}, id=table.id))
+
+
+def test_a_log_group_may_only_be_encrypted_with_a_key_that_says_so(aws: Aws) -> None:
+    statement = {
+        "Principal": {"Service": "logs.us-east-1.amazonaws.com"},
+        "Condition": {"ArnLike": {"kms:EncryptionContext:aws:logs:arn": "arn:aws:logs:us-east-1:*:log-group:flow-*"}},
+    }
+    key = aws.create(request(KEY, {"policy": json.dumps({"Statement": [statement]})})).values["arn"]
+    aws.create(request(LOG_GROUP, {"name": "flow-1", "kmsKeyId": key}))
+    with pytest.raises(CloudError, match="AccessDenied"):
+        aws.create(request(LOG_GROUP, {"name": "other", "kmsKeyId": key}))
+    aws.create(request(LOG_GROUP, {"name": "other"}))
+    with pytest.raises(CloudError, match="AccessDenied"):
+        aws.update(request(LOG_GROUP, {"name": "other", "kmsKeyId": key}, id="other"))
 
 
 # --- docker ---

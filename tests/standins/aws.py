@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fnmatch
 import hashlib
 import json
 import os
@@ -19,6 +20,8 @@ EKS_CLUSTER = "aws:eks/cluster:Cluster"
 VPC = "aws:ec2/vpc:Vpc"
 SUBNET = "aws:ec2/subnet:Subnet"
 REPOSITORY = "aws:ecr/repository:Repository"
+KEY = "aws:kms/key:Key"
+LOG_GROUP = "aws:cloudwatch/logGroup:LogGroup"
 ZONE = "aws:route53/zone:Zone"
 
 REPLACES: dict[str, frozenset[str]] = {
@@ -187,6 +190,26 @@ class Aws(Service):
             self._require(EKS_CLUSTER, asked.values["clusterName"])
         if asked.type == EKS_CLUSTER:
             self._check_cluster(asked.values)
+        if asked.type == LOG_GROUP:
+            self._check_log_group(asked.values)
+
+    def _check_log_group(self, values: dict[str, Any]) -> None:
+        """CloudWatch must be allowed to use a group's key, for this very group."""
+        if not (key_arn := values.get("kmsKeyId")):
+            return
+        statements = [
+            statement
+            for key in self.cloud.things(KEY)
+            if key.values["arn"] == key_arn
+            for statement in json.loads(key.values["policy"])["Statement"]
+        ]
+        arn = self._arn("logs", f"log-group:{values['name']}")
+        context = "ArnLike.kms:EncryptionContext:aws:logs:arn"
+        for statement in statements:
+            service = statement["Principal"].get("Service") == f"logs.{self.region}.amazonaws.com"
+            if service and fnmatch.fnmatchcase(arn, wire.get(statement.get("Condition"), context) or ""):
+                return
+        raise CloudError(f"AccessDeniedException: the KMS key {key_arn} is not allowed to be used with {arn}")
 
     def _require(self, type_: str, id_: str) -> Thing:
         thing = self.cloud.find(type_, id_)
@@ -258,10 +281,11 @@ class Aws(Service):
         others = [t for t in self.cloud.things(kind) if t.id != id_]
         return sorted(f"{t.type.split(':')[-1]} {t.id}" for t in others if quoted in json.dumps(t.inputs))
 
-    def update(self, asked: Request) -> Thing:
+    def before_update(self, asked: Request, thing: Thing) -> None:
         if asked.type == EKS_CLUSTER:
             self._check_cluster(asked.values)
-        return super().update(asked)
+        if asked.type == LOG_GROUP:
+            self._check_log_group(asked.values)
 
     # --- functions ---
 
