@@ -187,6 +187,23 @@ def test_another_target_is_refused(dev: Dev) -> None:
     assert len(dev.project.cloud.journal()) == done
 
 
+def test_another_network_is_refused_and_the_command_in_the_error_keeps_the_stack(dev: Dev) -> None:
+    before, done = dev.project.snapshot(), len(dev.project.cloud.journal())
+    subnets = json.dumps([subnet.id for subnet in dev.project.cloud.things(SUBNET)])
+    vpc = dev.project.cloud.only("aws:ec2/vpc:Vpc").id
+    for changed in ({"vpcCidr": "10.9.0.0/16"}, {"vpcId": vpc, "privateSubnetIds": subnets}):
+        dev.project.configure(changed)
+        refused = dev.project.up(ok=False)
+        assert "live on network 10.0.0.0/16" in refused.text
+        assert "Traceback" not in refused.text
+        (keep,) = (line.strip() for line in refused.text.splitlines() if "pulumi config set vpcCidr" in line)
+        for command in keep.split(" && "):
+            dev.project.pulumi(*command.split()[1:])
+        assert not dev.project.pulumi("preview", "--expect-no-changes").changed()
+    assert dev.project.snapshot() == before
+    assert len(dev.project.cloud.journal()) == done
+
+
 def test_what_somebody_deleted_is_seen_and_mended(dev: Dev) -> None:
     (scaler,) = dev.project.cloud.things(HPA)
     dev.project.cloud.remove(scaler)
