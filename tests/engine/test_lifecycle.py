@@ -239,8 +239,13 @@ def test_no_secret_is_written_or_said_in_plain(dev: Dev) -> None:
 
 def test_the_kubeconfig_is_a_secret_wherever_it_is_written(dev: Dev) -> None:
     secret = {"4dabf18193072939515e22adb298388d": "1b47061264138c4ac30d75fd1eb44270"}
-    (provider,) = (r for r in dev.project.resources() if r["type"] == "pulumi:providers:kubernetes")
-    assert secret.items() <= provider["inputs"]["kubeconfig"].items()
+    providers = {
+        r["urn"].rpartition("::")[2]: r["inputs"]["kubeconfig"]
+        for r in dev.project.resources()
+        if r["type"] == "pulumi:providers:kubernetes"
+    }
+    assert secret.items() <= providers["cluster-kubernetes"].items()
+    assert providers.keys() - {"cluster-kubernetes"} == {"cluster-eks-eks-k8s"}, "pulumi-eks' own, in plain"
     (check,) = (r for r in dev.project.resources() if r["type"].endswith(":EndpointCheck"))
     assert not [text for text in leaves([check["inputs"], check["outputs"]]) if "get-token" in text]
 
