@@ -195,19 +195,8 @@ def log_group_name(cluster: str) -> str:
 
 def key_policy(caller_arn: str, region: str, prefix: str) -> str:
     """Render the key's policy: for whom IAM allows in this account, and for CloudWatch, the cluster's log group."""
-    _, partition, _, _, account, _ = caller_arn.split(":", 5)
-    log_groups = f"arn:{partition}:logs:{region}:{account}:log-group:{log_group_name(f'{prefix}-*')}"
-    return kms.key_policy(
-        caller_arn,
-        {
-            "Sid": "ControlPlaneLogs",
-            "Effect": "Allow",
-            "Principal": {"Service": f"logs.{region}.amazonaws.com"},
-            "Action": ["kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey*", "kms:ReEncrypt*"],
-            "Resource": "*",
-            "Condition": {"ArnLike": {"kms:EncryptionContext:aws:logs:arn": log_groups}},
-        },
-    )
+    log_groups = log_group_name(f"{prefix}-*")
+    return kms.key_policy(caller_arn, kms.log_group_statement("ControlPlaneLogs", caller_arn, region, log_groups))
 
 
 def access_entries(principal_arns: Sequence[str], tags: Mapping[str, str]) -> dict[str, eks.AccessEntryArgs]:

@@ -13,12 +13,13 @@ from infra.domain import Domain, DomainArgs
 from infra.load_balancer import nlb
 from infra.network import Network, NetworkArgs
 from infra.registry import Registry, RegistryArgs
-from infra.stack_pin import pin_stack
+from infra.stack_pin import check_network, pin_stack
 
 
 def eks_platform(settings: Settings) -> Platform:
     """Make the cluster and all that it stands on; destroy takes it down in the opposite order."""
     pin_stack("Region", settings.region)
+    check_network(settings.network)
     tags = naming.tags(
         project=settings.project, stack=settings.stack, owner=settings.tags.owner, cost_center=settings.tags.cost_center
     )

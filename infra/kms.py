@@ -17,3 +17,17 @@ def key_policy(caller_arn: str, *others: Mapping[str, object]) -> str:
         "Resource": "*",
     }
     return json.dumps({"Version": "2012-10-17", "Statement": [owner, *others]})
+
+
+def log_group_statement(sid: str, caller_arn: str, region: str, log_groups: str) -> dict[str, object]:
+    """Let CloudWatch Logs use the key for the log groups whose name matches `log_groups`, and for no other."""
+    _, partition, _, _, account, _ = caller_arn.split(":", 5)
+    pattern = f"arn:{partition}:logs:{region}:{account}:log-group:{log_groups}"
+    return {
+        "Sid": sid,
+        "Effect": "Allow",
+        "Principal": {"Service": f"logs.{region}.amazonaws.com"},
+        "Action": ["kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey*", "kms:ReEncrypt*"],
+        "Resource": "*",
+        "Condition": {"ArnLike": {"kms:EncryptionContext:aws:logs:arn": pattern}},
+    }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_aws as aws
 
-from infra import outputs
+from infra import kms, outputs
 from infra.config.schema import NetworkSettings
 
 ZONES = 3
@@ -21,7 +21,7 @@ UNUSABLE_ZONE_IDS = ("use1-az3", "usw1-az2", "cac1-az3")
 @dataclass(frozen=True, kw_only=True)
 class NetworkArgs:
     settings: NetworkSettings
-    """If `vpc_id` is set, nothing is made: the ids are passed through."""
+    """If `vpc_id` is set, nothing is made: the ids are passed through. `protect` guards the key of the flow logs."""
     tags: Mapping[str, str]
     """Tags of every resource."""
 
@@ -97,7 +97,7 @@ class Network(pulumi.ComponentResource):
             opts=child,
         )
         if settings.flow_logs:
-            self._flow_logs(vpc, settings.log_retention_days)
+            self._flow_logs(vpc, settings)
         self.vpc_id = vpc.id
         self.private_subnet_ids = outputs.after(_ids(private), [*way_out, endpoint])
         self.public_subnet_ids = outputs.after(_ids(public), way_in)
@@ -185,16 +185,33 @@ class Network(pulumi.ComponentResource):
             opts=after_gateway,
         )
 
-    def _flow_logs(self, vpc: aws.ec2.Vpc, retention_days: int) -> None:
+    def _flow_logs(self, vpc: aws.ec2.Vpc, settings: NetworkSettings) -> None:
         name = self._name
-        account = aws.get_caller_identity_output(opts=pulumi.InvokeOutputOptions(parent=self)).account_id
+        invoke_opts = pulumi.InvokeOutputOptions(parent=self)
+        caller = aws.get_caller_identity_output(opts=invoke_opts)
+        region = aws.get_region_output(opts=invoke_opts).region
+        key = aws.kms.Key(
+            f"{name}-flow-logs-key",
+            description=f"Flow logs of {self._prefix}",
+            enable_key_rotation=True,
+            deletion_window_in_days=30 if settings.protect else 7,
+            policy=pulumi.Output.all(caller.arn, region).apply(
+                lambda known: flow_logs_key_policy(known[0], known[1], f"{name}-flow-logs-*")
+            ),
+            tags=self._named("flow-logs"),
+            opts=pulumi.ResourceOptions(parent=self, protect=settings.protect),
+        )
         group = aws.cloudwatch.LogGroup(
-            f"{name}-flow-logs", retention_in_days=retention_days, tags=self._named("flow-logs"), opts=self._child
+            f"{name}-flow-logs",
+            retention_in_days=settings.log_retention_days,
+            kms_key_id=key.arn,
+            tags=self._named("flow-logs"),
+            opts=self._child,
         )
         role = aws.iam.Role(
             f"{name}-flow-logs-role",
             description="Lets VPC flow logs write to their log group",
-            assume_role_policy=account.apply(flow_logs_trust),
+            assume_role_policy=caller.account_id.apply(flow_logs_trust),
             tags=self._named("flow-logs"),
             opts=self._child,
         )
@@ -236,6 +253,14 @@ def first_zones(names: Sequence[str]) -> list[str]:
             "choose another region with `pulumi config set aws:region <region>`, or an existing VPC with `vpcId`"
         )
     return sorted(names)[:ZONES]
+
+
+def flow_logs_key_policy(caller_arn: str, region: str, log_groups: str) -> str:
+    """Render the policy of the flow logs' key: for whom IAM allows in this account, and for CloudWatch, their group.
+
+    The group is matched by a pattern, since Pulumi ends its name in random digits.
+    """
+    return kms.key_policy(caller_arn, kms.log_group_statement("FlowLogs", caller_arn, region, log_groups))
 
 
 def flow_logs_trust(account: str) -> str:

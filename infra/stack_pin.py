@@ -1,39 +1,52 @@
-"""Pins a live stack to its target, region and cluster.
+"""Pins a live stack to its target, region, cluster and network.
 
-Changing one of these would replace everything behind the endpoint. So markers among a stack's first resources carry
-them in their names; the next run compares the names with the config before it registers anything, and stops when they
-differ.
+Changing one of these would replace everything behind the endpoint, or fail half-way. So markers among a stack's first
+resources carry them in their names, and the network is told from the resources themselves; the next run compares them
+with the config before it registers anything, and stops when they differ.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Literal
 from urllib.parse import quote, unquote
 
 import pulumi
 
-from infra.state import previous_resources, resource_name
+from infra.config.schema import NetworkSettings
+from infra.state import Resources, previous_resources, resource_name, resource_outputs
 
-PinnedTo = Literal["Target", "Region", "Cluster"]
+Marked = Literal["Target", "Region", "Cluster"]
+PinnedTo = Literal[Marked, "Network"]
 
-_KEEP_COMMAND: dict[PinnedTo, str] = {
+_KEEP_COMMAND: dict[Marked, str] = {
     "Target": "pulumi config set target {live}",
     "Region": "pulumi config set aws:region {live}",
     "Cluster": "pulumi config set context <the context whose server is {live}>",
 }
 
 
-class PinnedStackError(pulumi.RunError):
-    """The config leads to another target, region or cluster than the one that the stack is live on."""
+_REPLACES = "Changing it here would delete everything that serves the endpoint."
+_STRANDS = (
+    "EKS keeps a cluster in its VPC, and Auto Mode its nodes in the subnets that it was made with: changing them here "
+    "would stop half-way."
+)
 
-    def __init__(self, stack: str, pinned_to: PinnedTo, live: str, wanted: str) -> None:
+
+class PinnedStackError(pulumi.RunError):
+    """The config leads to another target, region, cluster or network than the one that the stack is live on."""
+
+    def __init__(
+        self, stack: str, pinned_to: PinnedTo, live: str, wanted: str, *, keep: str, consequence: str = _REPLACES
+    ) -> None:
         self.live = live
         self.wanted = wanted
         super().__init__(
             f"stack {stack} is live on {pinned_to.lower()} {live}, and its config now leads to {wanted}; "
             "nothing was changed.\n"
-            "    Changing it here would delete everything that serves the endpoint. Either keep it:\n"
-            f"        {_KEEP_COMMAND[pinned_to].format(live=live)}\n"
+            f"    {consequence} Either keep it:\n"
+            f"        {keep}\n"
             "    or bring up another stack there, and destroy this one when nobody calls it any more:\n"
             "        pulumi stack init <name> --copy-config-from "
             f"{stack} && pulumi up\n"
@@ -44,19 +57,49 @@ class PinnedStackError(pulumi.RunError):
 class Marker(pulumi.ComponentResource):
     """Records what the stack is pinned to, in its name; owns nothing."""
 
-    def __init__(self, pinned_to: PinnedTo, value: str) -> None:
+    def __init__(self, pinned_to: Marked, value: str) -> None:
         super().__init__(_type_token(pinned_to), quote(value, safe=""))
         self.register_outputs({})
 
 
-def pin_stack(pinned_to: PinnedTo, wanted: str) -> None:
+def pin_stack(pinned_to: Marked, wanted: str) -> None:
     """Mark the stack with `wanted`. Raises PinnedStackError when it is live on another target, region or cluster."""
     name = resource_name(previous_resources(), _type_token(pinned_to))
     live = unquote(name) if name else wanted
     if live != wanted:
-        raise PinnedStackError(pulumi.get_stack(), pinned_to, live, wanted)
+        keep = _KEEP_COMMAND[pinned_to].format(live=live)
+        raise PinnedStackError(pulumi.get_stack(), pinned_to, live, wanted, keep=keep)
     Marker(pinned_to, wanted)
 
 
-def _type_token(pinned_to: PinnedTo) -> str:
+def check_network(settings: NetworkSettings) -> None:
+    """Raise PinnedStackError when the stack has a cluster in another VPC, or on other private subnets, than these.
+
+    Public subnets may change: only the load balancer stands in them, and it is updated in place.
+    """
+    wanted = _existing_vpc(settings.vpc_id, settings.private_subnet_ids) if settings.vpc_id else settings.vpc_cidr
+    live, keep = _live_network(previous_resources()) or (wanted, "")
+    if live != wanted:
+        raise PinnedStackError(pulumi.get_stack(), "Network", live, wanted, keep=keep, consequence=_STRANDS)
+
+
+def _live_network(resources: Resources) -> tuple[str, str] | None:
+    """Name the network of the stack's cluster, and the command that keeps it; None while there is no cluster."""
+    network = resource_outputs(resources, "model-endpoint:network:Network")
+    if resource_outputs(resources, "aws:eks/cluster:Cluster") is None or not network:
+        return None
+    if own := resource_outputs(resources, "aws:ec2/vpc:Vpc"):
+        cidr = own["cidrBlock"]
+        forget = "pulumi config rm-all vpcId privateSubnetIds publicSubnetIds"
+        return cidr, f"{forget} && pulumi config set vpcCidr {cidr}"
+    vpc, subnets = network["vpcId"], network["privateSubnetIds"]
+    keep = f"pulumi config set vpcId {vpc} && pulumi config set privateSubnetIds '{json.dumps(subnets)}'"
+    return _existing_vpc(vpc, subnets), keep
+
+
+def _existing_vpc(vpc: str, private_subnets: Sequence[str]) -> str:
+    return f"{vpc} with the private subnets {', '.join(sorted(private_subnets))}"
+
+
+def _type_token(pinned_to: Marked) -> str:
     return f"model-endpoint:target:{pinned_to}"  # "target": this module's first name, kept because states hold it

@@ -31,6 +31,11 @@ def resource_name(resources: Resources, type_token: str) -> str | None:
     return next((urn.rpartition("::")[2] for urn in resources if f"::{type_token}::" in urn), None)
 
 
+def resource_outputs(resources: Resources, type_token: str) -> Mapping[str, Any] | None:
+    """Outputs of the one resource of a type, wherever it hangs, or None when there is none."""
+    return next((outputs for urn, outputs in resources.items() if f"{type_token}::" in urn), None)
+
+
 def pushed_image(resources: Resources) -> str | None:
     """Name and tag of the image that was pushed last, or None."""
     found = (outputs for urn, outputs in resources.items() if "docker:index/image:Image::" in urn)

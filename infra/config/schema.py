@@ -273,6 +273,7 @@ class NetworkSettings(Group, targets=EKS_ONLY):
     vpc_id: Annotated[str | None, Rule("a VPC id", "vpc-0123456789abcdef0", _matches(r"vpc-[0-9a-f]{8,17}"))]
     private_subnet_ids: Subnets
     public_subnet_ids: Subnets
+    protect: Flag
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -187,6 +187,23 @@ def test_another_target_is_refused(dev: Dev) -> None:
     assert len(dev.project.cloud.journal()) == done
 
 
+def test_another_network_is_refused_and_the_command_in_the_error_keeps_the_stack(dev: Dev) -> None:
+    before, done = dev.project.snapshot(), len(dev.project.cloud.journal())
+    subnets = json.dumps([subnet.id for subnet in dev.project.cloud.things(SUBNET)])
+    vpc = dev.project.cloud.only("aws:ec2/vpc:Vpc").id
+    for changed in ({"vpcCidr": "10.9.0.0/16"}, {"vpcId": vpc, "privateSubnetIds": subnets}):
+        dev.project.configure(changed)
+        refused = dev.project.up(ok=False)
+        assert "live on network 10.0.0.0/16" in refused.text
+        assert "Traceback" not in refused.text
+        (keep,) = (line.strip() for line in refused.text.splitlines() if "pulumi config set vpcCidr" in line)
+        for command in keep.split(" && "):
+            dev.project.pulumi(*command.split()[1:])
+        assert not dev.project.pulumi("preview", "--expect-no-changes").changed()
+    assert dev.project.snapshot() == before
+    assert len(dev.project.cloud.journal()) == done
+
+
 def test_what_somebody_deleted_is_seen_and_mended(dev: Dev) -> None:
     (scaler,) = dev.project.cloud.things(HPA)
     dev.project.cloud.remove(scaler)
@@ -222,8 +239,13 @@ def test_no_secret_is_written_or_said_in_plain(dev: Dev) -> None:
 
 def test_the_kubeconfig_is_a_secret_wherever_it_is_written(dev: Dev) -> None:
     secret = {"4dabf18193072939515e22adb298388d": "1b47061264138c4ac30d75fd1eb44270"}
-    (provider,) = (r for r in dev.project.resources() if r["type"] == "pulumi:providers:kubernetes")
-    assert secret.items() <= provider["inputs"]["kubeconfig"].items()
+    providers = {
+        r["urn"].rpartition("::")[2]: r["inputs"]["kubeconfig"]
+        for r in dev.project.resources()
+        if r["type"] == "pulumi:providers:kubernetes"
+    }
+    assert secret.items() <= providers["cluster-kubernetes"].items()
+    assert providers.keys() - {"cluster-kubernetes"} == {"cluster-eks-eks-k8s"}, "pulumi-eks' own, in plain"
     (check,) = (r for r in dev.project.resources() if r["type"].endswith(":EndpointCheck"))
     assert not [text for text in leaves([check["inputs"], check["outputs"]]) if "get-token" in text]
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.standins import component, schema, wire
-from tests.standins.aws import Aws
+from tests.standins.aws import EKS_CLUSTER, KEY, LOG_GROUP, Aws
 from tests.standins.behaviour import HalfDone, Request
 from tests.standins.cloud import Cloud, CloudError, Thing
 from tests.standins.docker import Docker
 from tests.standins.kubernetes import CLUSTER, Kubernetes, server_of
+from tests.standins.sign_in import ACCESS_ENTRY, DEPLOYER
 
 REPOSITORY = "aws:ecr/repository:Repository"
 VPC = "aws:ec2/vpc:Vpc"
@@ -166,8 +168,18 @@ def test_eks_mistakes(inputs: dict[str, Any], path: str) -> None:
     assert path in dict(component.mistakes({**EKS, **inputs}))
 
 
-def test_eks_wants_credentials_beside_an_explicit_provider() -> None:
-    assert "providerCredentialOpts" in dict(component.mistakes(EKS, explicit_provider=True))
+CREDENTIALS = {"roleArn": "arn:aws:iam::123456789012:role/admin", "profileName": "team"}
+PARTS = {"name": "c", "server": SERVER, "authority": "", "region": "us-east-1", "credentials": CREDENTIALS}
+
+
+def test_the_kubeconfig_of_eks_has_the_profile_only_where_the_component_itself_signs_in() -> None:
+    given: list[list[str]] = []
+    for with_profile in (False, True):
+        (user,) = component._kubeconfig(PARTS, with_profile=with_profile)["users"]
+        given.append(user["user"]["exec"]["args"])
+    token = ["--region", "us-east-1", "eks", "get-token", "--cluster-name", "c", "--output", "json"]
+    assert given[0] == [*token, "--role", CREDENTIALS["roleArn"]]
+    assert given[1] == [*given[0], "--profile", "team"]
 
 
 CLUSTER_INPUTS = {
@@ -177,7 +189,7 @@ CLUSTER_INPUTS = {
     "computeConfig": {"enabled": True},
     "storageConfig": {"blockStorage": {"enabled": True}},
     "kubernetesNetworkConfig": {"elasticLoadBalancing": {"enabled": True}},
-    "accessConfig": {"authenticationMode": "API"},
+    "accessConfig": {"authenticationMode": "API", "bootstrapClusterCreatorAdminPermissions": True},
 }
 
 
@@ -191,6 +203,37 @@ def test_coredns_does_not_come_up_under_auto_mode(aws: Aws) -> None:
 def test_auto_mode_is_all_or_nothing(aws: Aws) -> None:
     with pytest.raises(CloudError, match="all be automatic"):
         aws.create(request("aws:eks/cluster:Cluster", {**CLUSTER_INPUTS, "storageConfig": {}}))
+
+
+def entry_of(principal: str) -> Request:
+    return request(ACCESS_ENTRY, {"clusterName": "c", "principalArn": principal})
+
+
+def test_whoever_makes_a_cluster_has_an_access_entry_and_cannot_get_another(aws: Aws) -> None:
+    made = aws.create(request("aws:eks/cluster:Cluster", CLUSTER_INPUTS))
+    for own in (DEPLOYER, "arn:aws:iam::123456789012:role/team/deployer"):
+        with pytest.raises(CloudError, match="409 ResourceInUseException"):
+            aws.create(entry_of(own))
+    aws.create(entry_of("arn:aws:iam::123456789012:role/colleague"))
+    aws.delete(request("aws:eks/cluster:Cluster", {}, id=made.id))
+    assert not aws.cloud.things()
+
+
+@pytest.mark.parametrize(
+    ("config", "arn"),
+    [
+        ({}, "arn:aws:sts::123456789012:assumed-role/deployer/session"),
+        ({"profile": "team"}, "arn:aws:sts::123456789012:assumed-role/team/session"),
+        (
+            {"assumeRoles": '[{"roleArn": "arn:aws:iam::123456789012:role/a/b"}]', "profile": "team"},
+            "arn:aws:sts::123456789012:assumed-role/b/session",
+        ),
+        ({"accessKey": "AKIA"}, "arn:aws:iam::123456789012:user/AKIA"),
+    ],
+)
+def test_aws_signs_in_as_its_provider_is_told(aws: Aws, config: dict[str, str], arn: str) -> None:
+    aws.configure({"region": "us-east-1", **config})
+    assert aws.invoke("aws:index/getCallerIdentity:getCallerIdentity", {})["arn"] == arn
 
 
 # --- aws ---
@@ -265,6 +308,20 @@ def test_a_network_outlives_its_cluster(aws: Aws) -> None:
     aws.create(request("aws:eks/cluster:Cluster", CLUSTER_INPUTS))
     with pytest.raises(CloudError, match="would lose their way out"):
         aws.delete(request("aws:ec2/route:Route", {}, id=table.id))
+
+
+def test_a_log_group_may_only_be_encrypted_with_a_key_that_says_so(aws: Aws) -> None:
+    statement = {
+        "Principal": {"Service": "logs.us-east-1.amazonaws.com"},
+        "Condition": {"ArnLike": {"kms:EncryptionContext:aws:logs:arn": "arn:aws:logs:us-east-1:*:log-group:flow-*"}},
+    }
+    key = aws.create(request(KEY, {"policy": json.dumps({"Statement": [statement]})})).values["arn"]
+    aws.create(request(LOG_GROUP, {"name": "flow-1", "kmsKeyId": key}))
+    with pytest.raises(CloudError, match="AccessDenied"):
+        aws.create(request(LOG_GROUP, {"name": "other", "kmsKeyId": key}))
+    aws.create(request(LOG_GROUP, {"name": "other"}))
+    with pytest.raises(CloudError, match="AccessDenied"):
+        aws.update(request(LOG_GROUP, {"name": "other", "kmsKeyId": key}, id="other"))
 
 
 # --- docker ---
@@ -346,7 +403,8 @@ def deployment(image: str = "registry/a@sha256:1", **spec: Any) -> dict[str, Any
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What never comes is not waited for."""
+    """What never comes is not waited for; who runs the tests is the deployer."""
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
     monkeypatch.setattr("time.sleep", lambda _: None)
     wait = Cloud.wait
     monkeypatch.setattr(Cloud, "wait", lambda self, found, otherwise: wait(self, found, otherwise, seconds=0))
@@ -361,6 +419,48 @@ def test_a_cluster_that_is_gone_is_unreachable(kubernetes: Kubernetes) -> None:
     kubernetes.cloud.remove(kubernetes.cloud.only(CLUSTER))
     with pytest.raises(CloudError, match="unreachable"):
         kubernetes.create(request(DEPLOYMENT, deployment()))
+
+
+def reached(aws: Aws, *options: str) -> Kubernetes:
+    """What is on the only cluster of EKS, for whoever `aws eks get-token` with these options signs in."""
+    server = aws.cloud.only(EKS_CLUSTER).values["endpoint"]
+    kubeconfig = component._kubeconfig({**PARTS, "server": server, "credentials": {}})
+    kubeconfig["users"][0]["user"]["exec"]["args"] += options
+    service = Kubernetes(aws.cloud)
+    service.configure({"kubeconfig": json.dumps(kubeconfig)})
+    return service
+
+
+@pytest.fixture
+def eks(aws: Aws) -> Aws:
+    """AWS with a cluster that the deployer made, open to one address."""
+    access = {"endpointPublicAccess": True, "publicAccessCidrs": ["203.0.113.7/32"]}
+    inputs = {**CLUSTER_INPUTS, "vpcConfig": {"subnetIds": [], **access}}
+    aws.create(request("aws:eks/cluster:Cluster", inputs))
+    return aws
+
+
+@pytest.mark.parametrize(
+    ("options", "profile"),
+    [(["--profile", "other"], ""), (["--role-arn", "arn:aws:iam::123456789012:role/other"], ""), ([], "other")],
+)
+def test_a_cluster_of_eks_lets_in_its_creator_and_whoever_has_an_access_entry(
+    eks: Aws, monkeypatch: pytest.MonkeyPatch, options: list[str], profile: str
+) -> None:
+    reached(eks).create(request(DEPLOYMENT, deployment()))
+    monkeypatch.setenv("AWS_PROFILE", profile)
+    with pytest.raises(CloudError, match="Unauthorized"):
+        reached(eks, *options).read(request(DEPLOYMENT, {}, id="default/a"))
+    eks.create(entry_of("arn:aws:iam::123456789012:role/other"))
+    assert reached(eks, *options).read(request(DEPLOYMENT, {}, id="default/a"))
+
+
+def test_a_cluster_of_eks_answers_the_addresses_that_it_is_open_to(eks: Aws) -> None:
+    eks.cloud.move_caller("198.51.100.1")
+    with pytest.raises(CloudError, match="i/o timeout"):
+        reached(eks).create(request(DEPLOYMENT, deployment()))
+    eks.cloud.move_caller("203.0.113.7")
+    reached(eks).create(request(DEPLOYMENT, deployment()))
 
 
 def test_a_namespace_must_be_there(kubernetes: Kubernetes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fnmatch
 import hashlib
 import json
 import os
@@ -11,14 +12,17 @@ import time
 import uuid
 from typing import Any
 
-from tests.standins import schema, wire
+from tests.standins import schema, sign_in, wire
 from tests.standins.behaviour import Request, Service
 from tests.standins.cloud import ACCOUNT, REGISTRY_VARIABLE, CloudError, Thing
+from tests.standins.sign_in import ACCESS_ENTRY
 
 EKS_CLUSTER = "aws:eks/cluster:Cluster"
 VPC = "aws:ec2/vpc:Vpc"
 SUBNET = "aws:ec2/subnet:Subnet"
 REPOSITORY = "aws:ecr/repository:Repository"
+KEY = "aws:kms/key:Key"
+LOG_GROUP = "aws:cloudwatch/logGroup:LogGroup"
 ZONE = "aws:route53/zone:Zone"
 
 REPLACES: dict[str, frozenset[str]] = {
@@ -47,7 +51,7 @@ REPLACES: dict[str, frozenset[str]] = {
         EKS_CLUSTER: "name roleArn encryptionConfig bootstrapSelfManagedAddons kubernetesNetworkConfig.ipFamily"
         " kubernetesNetworkConfig.serviceIpv4Cidr accessConfig.bootstrapClusterCreatorAdminPermissions",
         "aws:eks/addon:Addon": "clusterName addonName",
-        "aws:eks/accessEntry:AccessEntry": "clusterName principalArn type",
+        ACCESS_ENTRY: "clusterName principalArn type",
         "aws:eks/accessPolicyAssociation:AccessPolicyAssociation": "clusterName principalArn policyArn accessScope",
         "aws:kms/key:Key": "customerMasterKeySpec keyUsage multiRegion",
         "aws:kms/keyPolicy:KeyPolicy": "keyId",
@@ -77,7 +81,7 @@ _ID_PREFIX = {
 }
 _NAMED_BY = {
     "aws:eks/addon:Addon": ("clusterName", "addonName"),
-    "aws:eks/accessEntry:AccessEntry": ("clusterName", "principalArn"),
+    ACCESS_ENTRY: ("clusterName", "principalArn"),
     "aws:eks/accessPolicyAssociation:AccessPolicyAssociation": ("clusterName", "principalArn", "policyArn"),
     "aws:iam/rolePolicy:RolePolicy": ("role", "name"),
     "aws:iam/rolePolicyAttachment:RolePolicyAttachment": ("role", "policyArn"),
@@ -112,11 +116,13 @@ _SLOW_TO_DELETE = {EKS_CLUSTER: 0.5, "aws:ec2/natGateway:NatGateway": 0.2}
 class Aws(Service):
     REPLACES = REPLACES
     region = "us-east-1"
+    principal = sign_in.DEPLOYER
 
     def configure(self, config: dict[str, Any]) -> None:
         if not config.get("region"):
             raise CloudError("missing region configuration: set aws:region")
         self.region = config["region"]
+        self.principal = sign_in.provider_principal(config)
 
     # --- inputs ---
 
@@ -185,8 +191,43 @@ class Aws(Service):
             self._check_addon(asked.values)
         if asked.type.startswith(("aws:eks/access", "aws:eks/addon")):
             self._require(EKS_CLUSTER, asked.values["clusterName"])
+        if asked.type == ACCESS_ENTRY:
+            self._check_access_entry(asked.values)
         if asked.type == EKS_CLUSTER:
             self._check_cluster(asked.values)
+        if asked.type == LOG_GROUP:
+            self._check_log_group(asked.values)
+
+    def _check_access_entry(self, values: dict[str, Any]) -> None:
+        who = values["principalArn"]
+        if sign_in.may_enter(self.cloud.things(ACCESS_ENTRY), values["clusterName"], who):
+            raise CloudError(
+                f"409 ResourceInUseException: {values['clusterName']} has an access entry of {who} already"
+            )
+
+    def create(self, asked: Request) -> Thing:
+        thing = super().create(asked)
+        if thing.type == EKS_CLUSTER and wire.get(thing.values, "accessConfig.bootstrapClusterCreatorAdminPermissions"):
+            self.cloud.add(sign_in.creator_entry(thing.id, self.principal))
+        return thing
+
+    def _check_log_group(self, values: dict[str, Any]) -> None:
+        """CloudWatch must be allowed to use a group's key, for this very group."""
+        if not (key_arn := values.get("kmsKeyId")):
+            return
+        statements = [
+            statement
+            for key in self.cloud.things(KEY)
+            if key.values["arn"] == key_arn
+            for statement in json.loads(key.values["policy"])["Statement"]
+        ]
+        arn = self._arn("logs", f"log-group:{values['name']}")
+        context = "ArnLike.kms:EncryptionContext:aws:logs:arn"
+        for statement in statements:
+            service = statement["Principal"].get("Service") == f"logs.{self.region}.amazonaws.com"
+            if service and fnmatch.fnmatchcase(arn, wire.get(statement.get("Condition"), context) or ""):
+                return
+        raise CloudError(f"AccessDeniedException: the KMS key {key_arn} is not allowed to be used with {arn}")
 
     def _require(self, type_: str, id_: str) -> Thing:
         thing = self.cloud.find(type_, id_)
@@ -246,6 +287,9 @@ class Aws(Service):
             raise CloudError(f"{thing.id} still holds {', '.join(sorted(t.id for t in left))}: they would be orphans")
         if thing.values.get("deletionProtection"):
             raise CloudError(f"ResourceInUseException: deletion protection is on for {thing.id}")
+        for entry in self.cloud.things(ACCESS_ENTRY):
+            if entry.values["clusterName"] == thing.id:
+                self.cloud.remove(entry)
 
     def _check_repository_delete(self, thing: Thing) -> None:
         url = thing.values["repositoryUrl"]
@@ -258,10 +302,11 @@ class Aws(Service):
         others = [t for t in self.cloud.things(kind) if t.id != id_]
         return sorted(f"{t.type.split(':')[-1]} {t.id}" for t in others if quoted in json.dumps(t.inputs))
 
-    def update(self, asked: Request) -> Thing:
+    def before_update(self, asked: Request, thing: Thing) -> None:
         if asked.type == EKS_CLUSTER:
             self._check_cluster(asked.values)
-        return super().update(asked)
+        if asked.type == LOG_GROUP:
+            self._check_log_group(asked.values)
 
     # --- functions ---
 
@@ -280,7 +325,9 @@ class Aws(Service):
         }
 
     def get_caller_identity(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        arn = f"arn:aws:sts::{ACCOUNT}:assumed-role/deployer/session"
+        kind, name = re.split("[:/]", self.principal)[5], self.principal.rpartition("/")[2]
+        session = f"arn:aws:sts::{ACCOUNT}:assumed-role/{name}/session"
+        arn = session if kind == "role" else self.principal
         return {"id": ACCOUNT, "accountId": ACCOUNT, "arn": arn, "userId": "AROAEXAMPLE:session"}
 
     def get_partition(self, arguments: dict[str, Any]) -> dict[str, Any]:

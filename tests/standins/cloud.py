@@ -170,6 +170,16 @@ class Cloud:
             images.pop(repository, None)
             self._write(self.folder / "images.json", images)
 
+    # --- the caller ---
+
+    def caller_address(self) -> str:
+        """The address that AWS sees the user come from."""
+        return self._notes("caller.json").get("address", "203.0.113.7")
+
+    def move_caller(self, address: str) -> None:
+        """Let the user come from another address from now on."""
+        self._write(self.folder / "caller.json", {"address": address})
+
     # --- journal and failures ---
 
     def record(self, event: Event) -> None:

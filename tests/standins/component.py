@@ -1,7 +1,7 @@
 """The stand-in for pulumi-eks: a component whose children are real `aws:*` registrations, as the official one's are.
 
-It leaves out what this project turns off (node groups, add-ons outside Auto Mode) and the component's own Kubernetes
-provider, which would cost every test another process.
+It leaves out what this project turns off (node groups, add-ons outside Auto Mode), and keeps in a journal the time that
+the official one waits.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import json
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import grpc.aio
 import pulumi
 import pulumi_aws as aws
+import pulumi_kubernetes as k8s
 import yaml
 from pulumi.errors import InputPropertiesError
 from pulumi.provider import ConstructResult, Provider
@@ -25,8 +27,9 @@ from pulumi.provider.server import ProviderServicer
 from pulumi.runtime._grpc_settings import _GRPC_CHANNEL_OPTIONS
 from pulumi.runtime.proto import provider_pb2_grpc
 
-from tests.standins import schema, wire
-from tests.standins.cloud import KUBECONFIG_VARIABLE
+from tests.standins import schema, sign_in, wire
+from tests.standins.aws import EKS_CLUSTER
+from tests.standins.cloud import KUBECONFIG_VARIABLE, Cloud, Event
 
 TOKEN = "eks:index:Cluster"
 _CLUSTER_POLICIES = (
@@ -36,6 +39,8 @@ _CLUSTER_POLICIES = (
     "AmazonEKSLoadBalancingPolicy",
     "AmazonEKSNetworkingPolicy",
 )
+HEALTH_SECONDS = 330
+"""How long the official component asks an API server that does not answer, before it goes on."""
 _NODE_POLICIES = ("AmazonEKSWorkerNodeMinimalPolicy", "AmazonEC2ContainerRegistryPullOnly")
 
 
@@ -76,12 +81,16 @@ class Cluster(pulumi.ComponentResource):
             aws.eks.Addon(f"{name}-coredns", cluster_name=self.cluster.name, addon_name="coredns", opts=self.child)
         if not given.get("skipDefaultNodeGroup"):
             self._instance_role()
-        kubeconfig = pulumi.Output.all(
+        parts = pulumi.Output.all(
             name=self.cluster.name,
-            server=self.cluster.endpoint,
+            server=pulumi.Output.all(self.cluster.endpoint, self.cluster.urn).apply(self._awaited),
             authority=self.cluster.certificate_authority.data,
-            credentials=given.get("providerCredentialOpts") or {},
-        ).apply(_kubeconfig)
+            region=self.cluster.arn.apply(lambda arn: arn.split(":")[3]),
+            credentials=_credentials(given),
+        )
+        kubeconfig = parts.apply(_kubeconfig)
+        own = parts.apply(lambda known: _kubeconfig(known, with_profile=True))
+        k8s.Provider(f"{name}-eks-k8s", kubeconfig=own.apply(json.dumps), opts=self.child)
         self.state = {
             "kubeconfig": kubeconfig,
             "kubeconfigJson": kubeconfig.apply(json.dumps),
@@ -92,6 +101,17 @@ class Cluster(pulumi.ComponentResource):
         }
         self.register_outputs({})
 
+    def _awaited(self, known: list[str]) -> str:
+        """Wait until the API server answers, on every `up` with public access."""
+        endpoint, urn = known
+        if not pulumi.runtime.is_dry_run() and self.given.get("endpointPublicAccess"):
+            cloud = Cloud.here()
+            (found,) = [thing for thing in cloud.things(EKS_CLUSTER) if thing.values["endpoint"] == endpoint]
+            if not sign_in.is_reachable(cloud, found.values):
+                now = time.time()
+                cloud.record(Event("wait", EKS_CLUSTER, found.id, urn, now, now + HEALTH_SECONDS))
+        return endpoint
+
     def _subnets(self) -> pulumi.Output[list[str]]:
         if self.given.get("subnetIds") is not None:
             return pulumi.Output.from_input(self.given["subnetIds"])
@@ -100,19 +120,13 @@ class Cluster(pulumi.ComponentResource):
 
     def _cluster(self, role: ServiceRole, node_role: ServiceRole | None) -> aws.eks.Cluster:
         given = self.given
+        # Unknown as wholes in a preview, as the official ones are: each hangs on an output.
         key = given.get("encryptionConfigKeyArn")
+        encryption = None if key is None else pulumi.Output.from_input(key).apply(_encryption)
         compute = storage = network = None
         if node_role is not None:
-            compute = aws.eks.ClusterComputeConfigArgs(
-                enabled=True, node_role_arn=node_role.role.arn, node_pools=["general-purpose", "system"]
-            )
-            storage = aws.eks.ClusterStorageConfigArgs(
-                block_storage=aws.eks.ClusterStorageConfigBlockStorageArgs(enabled=True)
-            )
-            network = aws.eks.ClusterKubernetesNetworkConfigArgs(
-                ip_family="ipv4",
-                elastic_load_balancing=aws.eks.ClusterKubernetesNetworkConfigElasticLoadBalancingArgs(enabled=True),
-            )
+            arn = node_role.role.arn
+            compute, storage, network = arn.apply(_compute), arn.apply(_storage), arn.apply(_network)
         attachments = [*role.attachments, *(node_role.attachments if node_role else [])]
         return aws.eks.Cluster(
             f"{self.name}-eksCluster",
@@ -133,11 +147,7 @@ class Cluster(pulumi.ComponentResource):
             tags=pulumi.Output.all(given.get("tags") or {}, given.get("clusterTags") or {}).apply(
                 lambda both: {"Name": f"{self.name}-eksCluster", **both[1], **both[0]}
             ),
-            encryption_config=None
-            if key is None
-            else aws.eks.ClusterEncryptionConfigArgs(
-                provider=aws.eks.ClusterEncryptionConfigProviderArgs(key_arn=key), resources=["secrets"]
-            ),
+            encryption_config=encryption,
             access_config=aws.eks.ClusterAccessConfigArgs(
                 authentication_mode=given["authenticationMode"], bootstrap_cluster_creator_admin_permissions=True
             )
@@ -145,7 +155,14 @@ class Cluster(pulumi.ComponentResource):
             else None,
             upgrade_policy=given.get("upgradePolicy"),
             deletion_protection=given.get("deletionProtection"),
-            opts=pulumi.ResourceOptions.merge(self.child, pulumi.ResourceOptions(depends_on=attachments)),
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                depends_on=attachments,
+                ignore_changes=[
+                    "accessConfig.bootstrapClusterCreatorAdminPermissions",
+                    "bootstrapSelfManagedAddons",
+                ],
+            ),
         )
 
     def _access_entries(self) -> None:
@@ -156,7 +173,9 @@ class Cluster(pulumi.ComponentResource):
                 principal_arn=entry["principalArn"],
                 kubernetes_groups=entry.get("kubernetesGroups"),
                 type=entry.get("type"),
-                opts=self.child,
+                user_name=entry.get("username"),
+                tags=entry.get("tags"),
+                opts=pulumi.ResourceOptions(parent=self, depends_on=[self.cluster]),
             )
             for policy_key, policy in (entry.get("accessPolicies") or {}).items():
                 aws.eks.AccessPolicyAssociation(
@@ -165,7 +184,7 @@ class Cluster(pulumi.ComponentResource):
                     principal_arn=entry["principalArn"],
                     policy_arn=policy["policyArn"],
                     access_scope=policy["accessScope"],
-                    opts=pulumi.ResourceOptions(parent=self, depends_on=[made]),
+                    opts=pulumi.ResourceOptions(parent=made, depends_on=[made]),
                 )
 
     def _instance_role(self) -> None:
@@ -180,15 +199,44 @@ class Cluster(pulumi.ComponentResource):
         )
 
 
-def _kubeconfig(values: dict[str, Any]) -> dict[str, Any]:
+def _compute(node_role: str) -> aws.eks.ClusterComputeConfigArgs:
+    pools = ["general-purpose", "system"]
+    return aws.eks.ClusterComputeConfigArgs(enabled=True, node_role_arn=node_role, node_pools=pools)
+
+
+def _storage(_: str) -> aws.eks.ClusterStorageConfigArgs:
+    return aws.eks.ClusterStorageConfigArgs(block_storage=aws.eks.ClusterStorageConfigBlockStorageArgs(enabled=True))
+
+
+def _network(_: str) -> aws.eks.ClusterKubernetesNetworkConfigArgs:
+    balancing = aws.eks.ClusterKubernetesNetworkConfigElasticLoadBalancingArgs(enabled=True)
+    return aws.eks.ClusterKubernetesNetworkConfigArgs(ip_family="ipv4", elastic_load_balancing=balancing)
+
+
+def _encryption(key: str) -> aws.eks.ClusterEncryptionConfigArgs:
+    provider = aws.eks.ClusterEncryptionConfigProviderArgs(key_arn=key)
+    return aws.eks.ClusterEncryptionConfigArgs(provider=provider, resources=["secrets"])
+
+
+def _credentials(given: dict[str, Any]) -> Any:
+    """The component's providerCredentialOpts; without any, the profile of the environment or of the stack."""
+    credentials = given.get("providerCredentialOpts")
+    if credentials is not None:
+        return credentials
+    profile = os.environ.get("AWS_PROFILE") or pulumi.Config("aws").get("profile")
+    return {"profileName": profile} if profile else {}
+
+
+def _kubeconfig(values: dict[str, Any], *, with_profile: bool = False) -> dict[str, Any]:
     if real := os.environ.get(KUBECONFIG_VARIABLE):
         return yaml.safe_load(Path(real).read_text())
-    arguments = ["eks", "get-token", "--cluster-name", values["name"], "--output", "json"]
-    if role := values["credentials"].get("roleArn"):
+    name, region, credentials = values["name"], values["region"], values["credentials"]
+    arguments = ["--region", region, "eks", "get-token", "--cluster-name", name, "--output", "json"]
+    if role := credentials.get("roleArn"):
         arguments += ["--role", role]
-    environment = [{"name": "KUBERNETES_EXEC_INFO", "value": '{"apiVersion":"client.authentication.k8s.io/v1beta1"}'}]
-    if profile := values["credentials"].get("profileName"):
-        environment.append({"name": "AWS_PROFILE", "value": profile})
+    if with_profile and (profile := credentials.get("profileName")):
+        arguments += ["--profile", profile]
+    environment = [{"name": "KUBERNETES_EXEC_INFO", "value": '{"apiVersion": "client.authentication.k8s.io/v1beta1"}'}]
     cluster = {"server": values["server"], "certificate-authority-data": values["authority"]}
     user = {
         "exec": {
@@ -214,7 +262,7 @@ class Eks(Provider):
         return ConstructResult(urn=cluster.urn, state=cluster.state)
 
 
-def mistakes(inputs: dict[str, Any], *, explicit_provider: bool = False) -> list[schema.Failure]:
+def mistakes(inputs: dict[str, Any]) -> list[schema.Failure]:
     found = schema.resource_class(TOKEN)
     assert found is not None
     failures = schema.failures(schema.args_class(found), inputs)
@@ -227,8 +275,6 @@ def mistakes(inputs: dict[str, Any], *, explicit_provider: bool = False) -> list
         failures.append(("publicAccessCidrs", "can only be set when `endpointPublicAccess` is true"))
     if "subnetIds" in given and ("publicSubnetIds" in given or "privateSubnetIds" in given):
         failures.append(("subnetIds", "and the use of publicSubnetIds or privateSubnetIds are mutually exclusive"))
-    if explicit_provider and "providerCredentialOpts" not in given:
-        failures.append(("providerCredentialOpts", "is required with an AWS provider of one's own"))
     return failures
 
 
@@ -240,7 +286,7 @@ class Servicer(ProviderServicer):
             raise InputPropertiesError(f"the stand-in makes {TOKEN} only, no {request.type}")
         if shutil.which("aws") is None:
             raise InputPropertiesError("Could not find aws CLI for EKS.")
-        failures = mistakes(wire.decode(request.inputs), explicit_provider="aws" in request.providers)
+        failures = mistakes(wire.decode(request.inputs))
         if failures:
             raise InputPropertiesError(
                 f"{request.name}: " + "; ".join(f"{path}: {reason}" for path, reason in failures),

@@ -6,12 +6,14 @@ import base64
 import json
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 
-from tests.standins import schema, wire
+from tests.standins import schema, sign_in, wire
 from tests.standins.aws import EKS_CLUSTER
 from tests.standins.behaviour import HalfDone, Request, Service
 from tests.standins.cloud import CloudError, Thing
@@ -48,6 +50,8 @@ class Kubernetes(Service):
     """The objects of one cluster, or of none while its kubeconfig is unknown."""
 
     server = ""
+    user: Mapping[str, Any] = MappingProxyType({})
+    """The kubeconfig's user."""
     mutable_secrets = False
 
     def configure(self, config: dict[str, Any]) -> None:
@@ -57,7 +61,7 @@ class Kubernetes(Service):
             return
         if text and "\n" not in text and not text.lstrip().startswith("{") and Path(text).expanduser().is_file():
             text = Path(text).expanduser().read_text()
-        self.server = server_of(text, config.get("context", ""))
+        self.server, self.user = _entries(text, config.get("context", "")) or ("", {})
 
     def config_replaces(self, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         if old.get("clusterIdentifier") and new.get("clusterIdentifier"):
@@ -141,10 +145,16 @@ class Kubernetes(Service):
         return super().read(asked)
 
     def _reach(self) -> None:
-        known = [t.values["endpoint"] for t in self.cloud.things(EKS_CLUSTER)]
-        known += [t.id for t in self.cloud.things(CLUSTER)]
-        if self.server not in known:
+        clusters = {t.values["endpoint"]: t for t in self.cloud.things(EKS_CLUSTER)}
+        if self.server not in {*clusters, *(t.id for t in self.cloud.things(CLUSTER))}:
             raise CloudError(f"configured Kubernetes cluster is unreachable: nothing answers at {self.server!r}")
+        if not (cluster := clusters.get(self.server)):
+            return
+        if not sign_in.is_reachable(self.cloud, cluster.values):
+            raise CloudError(f"configured Kubernetes cluster is unreachable: dial {self.server}: i/o timeout")
+        who = sign_in.kubeconfig_principal(self.user)
+        if not sign_in.may_enter(self.cloud.things(sign_in.ACCESS_ENTRY), cluster.id, who):
+            raise CloudError(f"Unauthorized: {who} has no access entry of cluster {cluster.id}")
 
     def _thing(self, asked: Request, id_: str) -> Thing:
         thing = super()._thing(asked, id_)
@@ -224,16 +234,23 @@ class Kubernetes(Service):
 
 def server_of(kubeconfig: str, context: str = "") -> str:
     """The address of the cluster that a kubeconfig's context names; empty if there is none."""
+    found = _entries(kubeconfig, context)
+    return found[0] if found else ""
+
+
+def _entries(kubeconfig: str, context: str) -> tuple[str, dict[str, Any]] | None:
+    """The address of the cluster and the user that a kubeconfig's context names; None if there are none."""
     if wire.has_unknown(kubeconfig):
-        return ""
+        return None
     try:
         config = yaml.safe_load(kubeconfig) or {}
         wanted = context or config["current-context"]
-        (cluster,) = [c["context"]["cluster"] for c in config["contexts"] if c["name"] == wanted]
-        (found,) = [c["cluster"]["server"] for c in config["clusters"] if c["name"] == cluster]
+        (chosen,) = [c["context"] for c in config["contexts"] if c["name"] == wanted]
+        (server,) = [c["cluster"]["server"] for c in config["clusters"] if c["name"] == chosen["cluster"]]
+        users = [u["user"] for u in config.get("users", []) if u["name"] == chosen.get("user")]
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError):
-        return ""
-    return found
+        return None
+    return server, users[0] if users else {}
 
 
 def _check_selector(asked: Request) -> None:

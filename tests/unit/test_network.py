@@ -21,8 +21,9 @@ DEV = NetworkSettings(
     vpc_id=None,
     private_subnet_ids=(),
     public_subnet_ids=(),
+    protect=False,
 )
-PROD = dataclasses.replace(DEV, nat_per_zone=True, flow_logs=True, log_retention_days=365)
+PROD = dataclasses.replace(DEV, nat_per_zone=True, flow_logs=True, log_retention_days=365, protect=True)
 UNTAGGABLE = {"Route", "RouteTableAssociation", "RolePolicy"}
 
 
@@ -133,6 +134,28 @@ def test_flow_logs_in_prod_only() -> None:
     assert log.inputs["iamRoleArn"].endswith("network-flow-logs-role")
     assert "network-flow-logs-policy" in log.dependencies
     assert run.one("LogGroup").inputs["retentionInDays"] == 365
+
+
+def test_flow_logs_are_encrypted_with_a_key_that_only_their_group_may_use() -> None:
+    assert not make(DEV).all("aws:kms/key:Key")
+    run = make(PROD)
+    key = run.one("aws:kms/key:Key")
+    assert run.one("LogGroup").inputs["kmsKeyId"].endswith(":network-flow-logs-key")
+    assert key.protect
+    assert key.inputs["deletionWindowInDays"] == 30
+    assert key.inputs["enableKeyRotation"] is True
+    account, logs = json.loads(key.inputs["policy"])["Statement"]
+    assert account["Principal"] == {"AWS": f"arn:aws:iam::{mocked.ACCOUNT}:root"}
+    assert logs["Principal"] == {"Service": "logs.us-east-1.amazonaws.com"}
+    assert "kms:*" not in logs["Action"]
+    pattern = f"arn:aws:logs:us-east-1:{mocked.ACCOUNT}:log-group:network-flow-logs-*"
+    assert logs["Condition"] == {"ArnLike": {"kms:EncryptionContext:aws:logs:arn": pattern}}
+
+
+def test_the_key_of_flow_logs_goes_with_a_stack_that_is_not_guarded() -> None:
+    key = make(dataclasses.replace(PROD, protect=False)).one("aws:kms/key:Key")
+    assert not key.protect
+    assert key.inputs["deletionWindowInDays"] == 7
 
 
 def test_flow_logs_role_may_only_write_its_group() -> None:
