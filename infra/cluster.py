@@ -13,7 +13,7 @@ import pulumi_aws as aws
 import pulumi_eks as eks
 import pulumi_kubernetes as k8s
 
-from infra import kms
+from infra import kms, naming
 from infra.config.schema import Architecture, ClusterSettings
 
 LOG_TYPES = ("api", "audit", "authenticator", "controllerManager", "scheduler")
@@ -176,7 +176,7 @@ class Cluster(pulumi.ComponentResource):
 
 def name_prefix(project: str, stack: str) -> str:
     """Spell the readable part of the cluster's name, in the characters and the length that EKS takes."""
-    return re.sub(r"[^A-Za-z0-9-]", "-", f"{project}-{stack}")[:90]
+    return re.sub(r"[^A-Za-z0-9-]", "-", f"{project}-{stack}").lstrip("-")[:90] or naming.APP
 
 
 def cluster_name(prefix: str, key_id: str) -> str:

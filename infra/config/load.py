@@ -13,7 +13,7 @@ from typing import Any
 import pulumi
 from pulumi.runtime import config as runtime_config
 
-from infra.config.checks import check_config
+from infra.config.checks import check_config, check_stack_name
 from infra.config.keys import GROUPS, Problem, camel_case, catalog, parse_config
 from infra.config.schema import Settings
 
@@ -48,7 +48,7 @@ def parse_settings(
     `secrets` names the keys that were set with --secret; `root` is the project's folder. Raises ConfigError.
     """
     config = parse_config(catalog(root / "Pulumi.yaml"), raw, secrets)
-    if problems := [*config.problems, *check_config(config, region)]:
+    if problems := [*check_stack_name(stack), *config.problems, *check_config(config, region)]:
         raise ConfigError(stack, problems)
     groups = {name: _fill(group, config.values) for name, group in GROUPS.items()}
     return Settings(project=project, stack=stack, region=region or "", **groups)
