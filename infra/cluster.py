@@ -34,6 +34,9 @@ class ClusterArgs:
     """At least two, in different zones. Only private ones: Auto Mode puts nodes in every subnet that it is given."""
     tags: Mapping[str, str]
     """Tags of every AWS resource, also of those that pulumi-eks makes."""
+    live_name: str | None = None
+    """Name of the stack's live cluster, kept when the stack is renamed: another one would replace the cluster. None:
+    there is no cluster yet."""
 
 
 class Cluster(pulumi.ComponentResource):
@@ -58,7 +61,11 @@ class Cluster(pulumi.ComponentResource):
         super().__init__("model-endpoint:cluster:Cluster", name, None, opts)
         self._name = name
         self._args = args
-        self._prefix = name_prefix(pulumi.get_project(), pulumi.get_stack())
+        self._prefix = (
+            args.live_name.rpartition("-")[0]
+            if args.live_name
+            else name_prefix(pulumi.get_project(), pulumi.get_stack())
+        )
         self._guarded = pulumi.ResourceOptions(parent=self, protect=args.settings.protect)
         key = self._key()
         self.name = key.id.apply(lambda key_id: cluster_name(self._prefix, key_id))
