@@ -13,7 +13,7 @@ import pulumi_aws as aws
 import pulumi_eks as eks
 import pulumi_kubernetes as k8s
 
-from infra import kms
+from infra import kms, naming
 from infra.config.schema import Architecture, ClusterSettings
 
 LOG_TYPES = ("api", "audit", "authenticator", "controllerManager", "scheduler")
@@ -34,6 +34,9 @@ class ClusterArgs:
     """At least two, in different zones. Only private ones: Auto Mode puts nodes in every subnet that it is given."""
     tags: Mapping[str, str]
     """Tags of every AWS resource, also of those that pulumi-eks makes."""
+    live_name: str | None = None
+    """Name of the stack's live cluster, kept when the stack is renamed: another one would replace the cluster. None:
+    there is no cluster yet."""
 
 
 class Cluster(pulumi.ComponentResource):
@@ -58,7 +61,11 @@ class Cluster(pulumi.ComponentResource):
         super().__init__("model-endpoint:cluster:Cluster", name, None, opts)
         self._name = name
         self._args = args
-        self._prefix = name_prefix(pulumi.get_project(), pulumi.get_stack())
+        self._prefix = (
+            args.live_name.rpartition("-")[0]
+            if args.live_name
+            else name_prefix(pulumi.get_project(), pulumi.get_stack())
+        )
         self._guarded = pulumi.ResourceOptions(parent=self, protect=args.settings.protect)
         key = self._key()
         self.name = key.id.apply(lambda key_id: cluster_name(self._prefix, key_id))
@@ -176,7 +183,7 @@ class Cluster(pulumi.ComponentResource):
 
 def name_prefix(project: str, stack: str) -> str:
     """Spell the readable part of the cluster's name, in the characters and the length that EKS takes."""
-    return re.sub(r"[^A-Za-z0-9-]", "-", f"{project}-{stack}")[:90]
+    return re.sub(r"[^A-Za-z0-9-]", "-", f"{project}-{stack}").lstrip("-")[:90] or naming.APP
 
 
 def cluster_name(prefix: str, key_id: str) -> str:

@@ -14,6 +14,7 @@ from infra.load_balancer import nlb
 from infra.network import Network, NetworkArgs
 from infra.registry import Registry, RegistryArgs
 from infra.stack_pin import check_network, pin_stack
+from infra.state import outputs_of, previous_resources
 
 
 def eks_platform(settings: Settings) -> Platform:
@@ -33,6 +34,7 @@ def eks_platform(settings: Settings) -> Platform:
             vpc_id=network.vpc_id,
             private_subnet_ids=network.private_subnet_ids,
             tags=tags,
+            live_name=outputs_of(previous_resources(), "aws:eks/cluster:Cluster").get("name"),
         ),
         # The cluster goes before NAT and routes: its nodes need them to leave cleanly [pulumi-eks#194].
         pulumi.ResourceOptions(depends_on=[network]),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import pulumi
 import pulumi_docker as docker
@@ -13,7 +15,7 @@ from infra import outputs
 from infra.build_context import Release
 from infra.cluster_platform import Repository
 from infra.config.schema import ImageSettings, Settings
-from infra.state import previous_resources, pushed_image
+from infra.state import outputs_of, previous_resources
 
 _CONTENT_TAG_DIGITS = 20
 """Hex digits: 80 bits are plenty for the images of one repository."""
@@ -46,11 +48,14 @@ class ModelImageArgs:
     """None: the login that the machine's Docker has already."""
     password: pulumi.Input[str] | None = None
     """Kept as a secret. A new password alone builds and pushes nothing."""
-    pushed: str | None = None
-    """Name and tag of the image that the last `up` pushed: kept until other content is to be deployed."""
+    live_repository: str | None = None
+    """Repository as the config or the last `up` has it, to compare with that of `pushed`."""
+    pushed: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Outputs of the image that the last `up` pushed: its name is kept until something else is to be built."""
 
     @classmethod
     def from_settings(cls, settings: Settings, release: Release, repository: Repository) -> ModelImageArgs:
+        resources = previous_resources()
         return cls(
             settings=settings.image,
             release=release,
@@ -58,7 +63,9 @@ class ModelImageArgs:
             server=repository.server,
             username=repository.username,
             password=repository.password,
-            pushed=pushed_image(previous_resources()),
+            live_repository=settings.existing.repository
+            or outputs_of(resources, "aws:ecr/repository:Repository").get("repositoryUrl"),
+            pushed=outputs_of(resources, "docker:index/image:Image"),
         )
 
 
@@ -90,7 +97,7 @@ class ModelImage(pulumi.ComponentResource):
         platform = f"linux/{args.settings.architecture}"
         build_args = _build_args(args.settings)
         context = args.release.path.as_posix()
-        tag = tag_to_push(content_tag(args.release, platform, build_args), args.pushed, datetime.now(UTC))
+        content = content_tag(args.release, platform, build_args)
         registry = None
         if args.username is not None:
             registry = docker.RegistryArgs(
@@ -110,9 +117,14 @@ class ModelImage(pulumi.ComponentResource):
             # With unknown inputs, as before the repository exists, the provider refuses to build in a preview
             # [pulumi-docker#855].
             build_on_preview=outputs.all_known(repository, args.server, args.username, args.password),
-            image_name=pulumi.Output.concat(repository, ":", tag),
+            image_name=pulumi.Output.concat(repository, f":{tag_to_push(content, datetime.now(UTC))}"),
             registry=registry,
-            opts=pulumi.ResourceOptions(parent=self),
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                # Not the old name given again: where the image is made anew all the same (`up --replace`), the engine
+                # takes the new one, and an immutable tag is not in its way.
+                ignore_changes=["imageName"] if is_pushed(args, content) else None,
+            ),
         )
         return pulumi.Output.all(image.repo_digest, repository).apply(_reference_of)
 
@@ -123,14 +135,28 @@ def _build_args(settings: ImageSettings) -> dict[str, str]:
     return {name: value for name, value in told.items() if value}
 
 
-def tag_to_push(content: str, pushed: str | None, now: datetime) -> str:
-    """Choose `<content>-<time of its first push>`: the pushed tag while the content is the same, else a new one.
+def tag_to_push(content: str, now: datetime) -> str:
+    """Spell the tag of a push: no two pushes have the same one.
 
     The content alone is no tag that never moves: a build of the same content elsewhere, or after a step back, has
     another digest, and a registry with immutable tags refuses it.
     """
-    tag = (pushed or "").rpartition(":")[2]
-    return tag if tag.partition("-")[0] == content else f"{content}-{now:%Y%m%d%H%M%S}"
+    return f"{content}-{now:%Y%m%d%H%M%S}"
+
+
+def is_pushed(args: ModelImageArgs, content: str) -> bool:
+    """Whether the last `up` pushed `content` from the same folder to the same repository with a login, or without one.
+
+    Anything else makes the provider build and push again: the folder changes when the stack is renamed.
+    """
+    repository, _, tag = str(args.pushed.get("imageName", "")).rpartition(":")
+    context, logged_in = args.release.path.as_posix(), args.username is not None
+    return (
+        tag.partition("-")[0] == content
+        and repository == args.live_repository
+        and args.pushed.get("context", context) == context
+        and bool(args.pushed.get("registryServer", logged_in)) == logged_in
+    )
 
 
 def content_tag(release: Release, platform: str, build_args: dict[str, str]) -> str:

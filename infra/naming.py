@@ -4,6 +4,9 @@ from __future__ import annotations
 
 APP = "model-endpoint"
 
+_MAX_LABEL = 63
+"""Characters of a label's value, which ends in a letter or digit [Kubernetes, Labels and Selectors]."""
+
 
 def selector(release: str) -> dict[str, str]:
     """Pair of labels that selects the pods of one `release` (the component's name); Kubernetes never lets it change."""
@@ -13,12 +16,13 @@ def selector(release: str) -> dict[str, str]:
 def labels(release: str, *, stack: str, version: str = "") -> dict[str, str]:
     """Labels of every Kubernetes object; a superset of `selector(release)`.
 
-    `version` is the model's version and left out when empty (a prebuilt image has none).
+    `version` is the model's version and left out when empty (a prebuilt image has none). Pulumi takes longer stack
+    names, and other endings, than a label may have: such a name is cut.
     """
     found = {
         **selector(release),
         "app.kubernetes.io/managed-by": "pulumi",
-        "app.kubernetes.io/part-of": f"{APP}-{stack}",
+        "app.kubernetes.io/part-of": f"{APP}-{stack}"[:_MAX_LABEL].rstrip("-_."),
     }
     return {**found, "app.kubernetes.io/version": version} if version else found
 

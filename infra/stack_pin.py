@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 import pulumi
 
 from infra.config.schema import NetworkSettings
-from infra.state import Resources, previous_resources, resource_name, resource_outputs
+from infra.state import Resources, outputs_of, previous_resources, resource_name
 
 Marked = Literal["Target", "Region", "Cluster"]
 PinnedTo = Literal[Marked, "Network"]
@@ -85,10 +85,10 @@ def check_network(settings: NetworkSettings) -> None:
 
 def _live_network(resources: Resources) -> tuple[str, str] | None:
     """Name the network of the stack's cluster, and the command that keeps it; None while there is no cluster."""
-    network = resource_outputs(resources, "model-endpoint:network:Network")
-    if resource_outputs(resources, "aws:eks/cluster:Cluster") is None or not network:
+    network = outputs_of(resources, "model-endpoint:network:Network")
+    if not (network and outputs_of(resources, "aws:eks/cluster:Cluster")):
         return None
-    if own := resource_outputs(resources, "aws:ec2/vpc:Vpc"):
+    if own := outputs_of(resources, "aws:ec2/vpc:Vpc"):
         cidr = own["cidrBlock"]
         forget = "pulumi config rm-all vpcId privateSubnetIds publicSubnetIds"
         return cidr, f"{forget} && pulumi config set vpcCidr {cidr}"

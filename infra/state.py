@@ -31,12 +31,7 @@ def resource_name(resources: Resources, type_token: str) -> str | None:
     return next((urn.rpartition("::")[2] for urn in resources if f"::{type_token}::" in urn), None)
 
 
-def resource_outputs(resources: Resources, type_token: str) -> Mapping[str, Any] | None:
-    """Outputs of the one resource of a type, wherever it hangs, or None when there is none."""
-    return next((outputs for urn, outputs in resources.items() if f"{type_token}::" in urn), None)
-
-
-def pushed_image(resources: Resources) -> str | None:
-    """Name and tag of the image that was pushed last, or None."""
-    found = (outputs for urn, outputs in resources.items() if "docker:index/image:Image::" in urn)
-    return next((str(outputs["imageName"]) for outputs in found if "imageName" in outputs), None)
+def outputs_of(resources: Resources, type_token: str) -> Mapping[str, Any]:
+    """Outputs of the one resource of a type, which may be the end of its ancestors' types; empty when there is none."""
+    nothing: Mapping[str, Any] = {}
+    return next((outputs for urn, outputs in resources.items() if f"{type_token}::" in urn), nothing)

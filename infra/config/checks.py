@@ -18,6 +18,17 @@ def check_config(config: ParsedConfig, region: str | None) -> list[Problem]:
     return [problem for problem in found if problem.key not in broken]
 
 
+def check_stack_name(stack: str) -> list[Problem]:
+    """Find whether `stack` is a name that its folders, `.build/<stack>` and `.local/<stack>`, cannot have.
+
+    Every other name that Pulumi takes is right; `infra/naming.py` cuts it where a system takes less.
+    """
+    if stack not in {".", ".."}:
+        return []
+    rule = "must not be . or ..: the stack's files are in folders of its name"
+    return [Problem("stack", f'"{stack}"', rule, f"pulumi stack rename <name> --stack {stack}")]
+
+
 def _keys_of_other_targets(config: ParsedConfig) -> Iterator[Problem]:
     target, changed = config.values["target"], config.changed
     for name, key in config.keys.items():

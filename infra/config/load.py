@@ -15,7 +15,7 @@ from typing import Any
 import pulumi
 from pulumi.runtime import config as runtime_config
 
-from infra.config.checks import check_config
+from infra.config.checks import check_config, check_stack_name
 from infra.config.keys import GROUPS, ParsedConfig, Problem, camel_case, catalog, display, parse_config
 from infra.config.schema import Settings
 
@@ -64,7 +64,7 @@ def parse_settings(
     """
     config = parse_config(catalog(root / "Pulumi.yaml"), raw, secrets)
     misplaced = _misplaced_keys(config, others, project)
-    if problems := [*config.problems, *check_config(config, region), *misplaced]:
+    if problems := [*check_stack_name(stack), *config.problems, *check_config(config, region), *misplaced]:
         raise ConfigError(stack, problems)
     groups = {name: _fill(group, config.values) for name, group in GROUPS.items()}
     return Settings(project=project, stack=stack, region=region or "", **groups)

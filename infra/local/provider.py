@@ -60,7 +60,7 @@ class ProcessProvider(dynamic.ResourceProvider):
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> dynamic.DiffResult:
         """Report changed inputs, and a process that died or that an interrupted `up` left behind."""
         if _olds["state_dir"] != _news["state_dir"]:
-            return dynamic.DiffResult(changes=True, replaces=["state_dir"], delete_before_replace=True)
+            return dynamic.DiffResult(changes=True)
         drift = _drift(_news)
         if drift and not drift.serving:
             print(f"The local process {drift.text}; `pulumi up` starts it.", flush=True)
@@ -74,6 +74,8 @@ class ProcessProvider(dynamic.ResourceProvider):
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> dynamic.UpdateResult:
         """Start the new process beside the old one, which ends when the new one serves."""
+        if _olds["state_dir"] != _news["state_dir"]:
+            return dynamic.UpdateResult(_move(_news, _olds))
         return dynamic.UpdateResult(_serve(_news, _olds))
 
     def read(self, id_: str, props: dict[str, Any]) -> dynamic.ReadResult:
@@ -96,6 +98,19 @@ def _serve(inputs: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, An
     """Make the process what `inputs` describe, on the port of `before` where it is free; return the outputs."""
     if _drift(inputs):
         _deploy(inputs, urlsplit(str(before.get("url", ""))).port or 0)
+    return _observed(inputs, before)
+
+
+def _move(inputs: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Let the state folder follow the stack's new name, and start the process anew in it; return the outputs."""
+    old, new = Path(before["state_dir"]), Path(inputs["state_dir"])
+    if old.exists():
+        try:
+            old.replace(new)
+        except OSError as error:
+            raise LocalServiceError(f"{old} cannot be moved to {new}: {error.strerror}") from None
+    # The server that runs has its modules under the old path, and imports some of them late.
+    _deploy(inputs, urlsplit(str(before.get("url", ""))).port or 0)
     return _observed(inputs, before)
 
 

@@ -247,6 +247,23 @@ def test_a_second_stack_stands_beside_it_and_destroy_leaves_nothing(stack: Stack
     assert predict(stack.url)[0] == 200
 
 
+def test_a_renamed_stack_goes_on_without_dropping_a_request(project: Project) -> None:
+    first = Stack(project, "before")
+    first.up()
+    url, before = first.url, first.pids()
+    first.pulumi("stack", "rename", "after", "--stack", "before")
+    first.name, first.state = "after", first.state.with_name("after")
+    with Load(url, TWO_ROWS) as load:
+        assert "replace" not in first.up()
+    assert load.failures == []
+    assert first.url == url
+    assert not first.state.with_name("before").exists()
+    assert not any(alive(pid) for pid in before)
+    first.up("--expect-no-changes")
+    first.pulumi("destroy", "--yes", "--skip-preview")
+    assert not first.state.exists()
+
+
 def test_destroy_ends_what_is_half_dead(stack: Stack) -> None:
     keeper, server = stack.pids()
     os.kill(keeper, signal.SIGKILL)

@@ -51,6 +51,8 @@ class HalfDone(Exception):  # noqa: N818 it is half a success
 class Service:
     REPLACES: ClassVar[Mapping[str, frozenset[str]]] = {}
     """Type -> the paths whose change makes a new object. Types without an entry must not change at all."""
+    UNDECLARED: ClassVar[frozenset[str]] = frozenset()
+    """Outputs that the provider gives and its SDK does not declare."""
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
@@ -125,7 +127,7 @@ class Service:
     def _thing(self, asked: Request, id_: str) -> Thing:
         outputs = self.outputs(asked, id_)
         found = schema.resource_class(asked.type)
-        strange = outputs.keys() - schema.output_names(found) if found else set[str]()
+        strange = outputs.keys() - schema.output_names(found) - self.UNDECLARED if found else set[str]()
         if strange:
             raise CloudError(f"the stand-in gives {asked.type} outputs that it has not: {strange}")
         return Thing(

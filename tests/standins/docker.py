@@ -18,6 +18,8 @@ IMAGE = "docker:index/image:Image"
 class Docker(Service):
     """docker.Image, as pulumi-docker treats it: everything is an update, a change of the login is not one."""
 
+    UNDECLARED = frozenset({"context"})
+
     def check(self, asked: Request) -> dict[str, Any]:
         if asked.type != IMAGE:
             raise CloudError(f"the stand-in builds images only, no {asked.type}")
@@ -55,6 +57,7 @@ class Docker(Service):
             self._push(values, repository, tag, digest)
         return {
             "baseImageName": values["imageName"],
+            "context": wire.get(values, "build.context"),
             "repoDigest": f"{repository}@{digest}",
             "registryServer": wire.get(values, "registry.server") or "",
         }

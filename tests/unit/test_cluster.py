@@ -28,7 +28,12 @@ PROD = dataclasses.replace(DEV, protect=True, log_retention_days=365)
 
 
 def make(
-    settings: ClusterSettings = DEV, *, architecture: Any = "amd64", gpus: int = 0, preview: bool = False
+    settings: ClusterSettings = DEV,
+    *,
+    architecture: Any = "amd64",
+    gpus: int = 0,
+    preview: bool = False,
+    live_name: str | None = None,
 ) -> mocked.Run[Cluster]:
     args = ClusterArgs(
         settings=settings,
@@ -37,6 +42,7 @@ def make(
         vpc_id="vpc-1",
         private_subnet_ids=["subnet-1", "subnet-2"],
         tags=TAGS,
+        live_name=live_name,
     )
     return mocked.run(
         lambda: Cluster("cluster", args),
@@ -167,6 +173,13 @@ def test_cluster_name_is_stable_readable_and_new_with_each_key() -> None:
     prefix = cluster.name_prefix("p" * 80, "feature_x.y" * 5)
     assert len(cluster.cluster_name(prefix, "key")) <= 100
     assert set("._").isdisjoint(prefix)
+
+
+def test_a_renamed_stack_keeps_its_cluster_s_name() -> None:
+    run = make(live_name=cluster.cluster_name("model-endpoint-first", "cluster-key-id"))
+    assert run.one("eks:index:Cluster").inputs["name"] == cluster.cluster_name("model-endpoint-first", "cluster-key-id")
+    policy = run.one("aws:kms/key:Key").inputs["policy"]
+    assert "log-group:/aws/eks/model-endpoint-first-*/cluster" in policy, "the log group keeps its name, too"
 
 
 @pytest.mark.parametrize("settings", [DEV, PROD])

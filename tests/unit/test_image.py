@@ -12,7 +12,15 @@ import pytest
 
 from infra.build_context import Release
 from infra.config.schema import ImageSettings
-from infra.image import ImageDigestError, ModelImage, ModelImageArgs, content_tag, pushed_reference, tag_to_push
+from infra.image import (
+    ImageDigestError,
+    ModelImage,
+    ModelImageArgs,
+    content_tag,
+    is_pushed,
+    pushed_reference,
+    tag_to_push,
+)
 from tests.unit import mocked
 
 REPOSITORY = "registry.example.com/team/model"
@@ -25,8 +33,12 @@ RELEASE = Release(
 SETTINGS = ImageSettings(image=None, base_image=None, architecture="arm64", extras=())
 ARGS = ModelImageArgs(
     settings=SETTINGS, release=RELEASE, repository_url=REPOSITORY, server="registry.example.com",
-    username="robot", password="registry-password",
+    username="robot", password="registry-password", live_repository=REPOSITORY,
 )  # fmt: skip
+PUSHED = {
+    "imageName": f"{REPOSITORY}:a1-20260102030405", "context": ".build/dev/image",
+    "registryServer": "registry.example.com", "repoDigest": f"{REPOSITORY}@{DIGEST}",
+}  # fmt: skip
 
 
 def build(
@@ -47,12 +59,15 @@ def unknown() -> pulumi.Output[str]:
 
 
 def test_the_image_on_the_wire() -> None:
-    pushed = f"{REPOSITORY}:{content_tag(RELEASE, 'linux/arm64', {'BASE_IMAGE': BASE})}-20260102030405"
-    run = build(replace(ARGS, settings=replace(SETTINGS, base_image=BASE), pushed=pushed))
+    run = build(replace(ARGS, settings=replace(SETTINGS, base_image=BASE)))
     image = run.one(IMAGE)
 
+    name, _, pushed_at = image.inputs["imageName"].partition("-")
+    assert name == f"{REPOSITORY}:{content_tag(RELEASE, 'linux/arm64', {'BASE_IMAGE': BASE})}"
+    assert datetime.strptime(pushed_at, "%Y%m%d%H%M%S")
+    assert image.ignore_changes == []
     assert image.inputs == {
-        "imageName": pushed,
+        "imageName": image.inputs["imageName"],
         "build": {
             "context": ".build/dev/image",
             "dockerfile": ".build/dev/image/Dockerfile",
@@ -93,13 +108,33 @@ def test_without_a_user_name_the_machines_own_login_is_used() -> None:
     assert "registry" not in build(replace(ARGS, username=None, password=None)).one(IMAGE).inputs
 
 
-def test_a_pushed_tag_is_kept_for_its_content_and_never_used_for_another() -> None:
-    """So that a step back to content that was pushed before never meets an immutable tag."""
-    first, later = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), datetime(2026, 1, 3, tzinfo=UTC)
-    assert tag_to_push("a1", None, first) == "a1-20260102030405"
-    assert tag_to_push("a1", "registry:5000/team/model:a1-20260102030405", later) == "a1-20260102030405"
-    assert tag_to_push("b2", "registry:5000/team/model:a1-20260102030405", later) == "b2-20260103000000"
-    assert tag_to_push("a1", "registry:5000/team/model:b2-20260103000000", later) == "a1-20260103000000"
+def test_every_push_has_a_tag_of_its_own() -> None:
+    """So that content that was pushed before, and is built again, never meets an immutable tag."""
+    assert tag_to_push("a1", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)) == "a1-20260102030405"
+
+
+def test_the_name_of_what_is_pushed_is_kept() -> None:
+    pushed = {**PUSHED, "imageName": f"{REPOSITORY}:{content_tag(RELEASE, 'linux/arm64', {})}-20260102030405"}
+    assert build(replace(ARGS, pushed=pushed)).one(IMAGE).ignore_changes == ["imageName"]
+
+
+@pytest.mark.parametrize(
+    ("expected", "content", "changed"),
+    [
+        (True, "a1", ARGS),
+        (False, "b2", ARGS),
+        (False, "a1", replace(ARGS, release=replace(RELEASE, path=Path(".build/renamed/image")))),
+        (False, "a1", replace(ARGS, live_repository="registry.example.com/team/other")),
+        (False, "a1", replace(ARGS, username=None, password=None)),
+    ],
+    ids=["nothing", "content", "folder, as after a rename", "repository", "login"],
+)
+def test_another_build_or_push_gets_another_name(expected: bool, content: str, changed: ModelImageArgs) -> None:
+    assert is_pushed(replace(changed, pushed=PUSHED), content) is expected
+
+
+def test_nothing_is_pushed_before_the_first_up() -> None:
+    assert not is_pushed(ARGS, "a1")
 
 
 def test_the_content_is_what_is_built_and_what_the_build_is_told() -> None:

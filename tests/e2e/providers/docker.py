@@ -48,6 +48,7 @@ class Docker(Standin):
         digest = "" if values.get("skipPush") else _push(repository, tag, values.get("registry") or {})
         outputs = {
             "baseImageName": name,
+            "context": wire.get(values, "build.context"),
             "repoDigest": f"{repository}@{digest}" if digest else "",
             "registryServer": wire.get(values, "registry.server") or "",
         }
