@@ -51,12 +51,34 @@ def test_what_fits(changes: dict[str, Any]) -> None:
     assert parse_manifest(text(**changes)).name == "m"
 
 
+@pytest.mark.parametrize(
+    ("given", "example", "maxima"),
+    [
+        ({}, [1, 2, 3], (2048, 65536)),
+        ({"max_size": 5, "max_characters": 7}, [1, 2, 3], (5, 7)),
+        ({}, [0] * 3000, (3000, 65536)),  # what a folder from before there were maxima must answer
+        ({"max_size": 2}, [[1, 2, 3], [4, 5]], (3, 65536)),
+        ({"max_characters": 3}, ["four", "a"], (2048, 4)),
+    ],
+)
+def test_the_maxima_of_what_is_free_leave_room_for_the_example(
+    given: dict[str, int], example: Any, maxima: tuple[int, int]
+) -> None:
+    for body in ({"input": example}, {"inputs": [{"x": example}]}):
+        found = parse_manifest(text(inputs=[tensor("x", "BYTES", [-1, -1], **given)], example=body)).inputs[0]
+        assert (found.max_size, found.max_characters) == maxima
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"name": ""}, "name and version must not be empty"),
     ({"version": ""}, "name and version must not be empty"),
     ({"name": 1}, "this is not a model description: Expected `str`, got `int` - at `$.name`"),
     ({"format": "pth"}, "this is not a model description: Invalid enum value 'pth' - at `$.format`"),
     ({"batching": "auto"}, "this is not a model description: Invalid enum value 'auto' - at `$.batching`"),
+    (
+        {"inputs": [X | {"max_size": 0}]},
+        "this is not a model description: Expected `int` >= 1 - at `$.inputs[0].max_size`",
+    ),
     ({"inputs": []}, "inputs must name at least one tensor, each by a name of its own"),
     ({"outputs": []}, "outputs must name at least one tensor, each by a name of its own"),
     ({"inputs": [X, X]}, "inputs must name at least one tensor, each by a name of its own"),

@@ -203,6 +203,37 @@ def test_null_is_a_missing_value_where_there_may_be_one() -> None:
     assert problem(X2, body(tensor([1, None]))) == (422, "wrong_type", "$.inputs[0].data[1]")
 
 
+@pytest.mark.parametrize(
+    ("shape", "batching", "given", "path"),
+    [
+        ([-1, -1], "dynamic", [1, 4], "$.inputs[0].shape[1]"),
+        ([-1, 4, -1], "dynamic", [1, 4, 4], "$.inputs[0].shape[2]"),
+        ([4, -1], "fixed", [1, 2**62], "$.inputs[0].shape[1]"),
+        ([-1], "none", [4], "$.inputs[0].shape[0]"),
+        ([4, -1], "none", [4, 4], "$.inputs[0].shape[1]"),
+    ],
+)
+def test_a_free_size_has_a_maximum_and_the_rows_another(
+    shape: list[int], batching: Batching, given: list[int], path: str
+) -> None:
+    v2 = one(shape=shape, batching=batching, max_size=3)
+    assert problem(v2, body(tensor([0] * 16, given))) == (422, "wrong_shape", path)
+    fits = [3 if size == -1 else size for size in shape]
+    v2.decode(body(tensor([0] * int(np.prod(fits)), fits)), None)
+
+
+def test_a_text_has_a_maximum() -> None:
+    v2 = one("BYTES", [-1], max_characters=3)
+    assert problem(v2, body(tensor(["abc", "abcd"], [2], "BYTES"))) == (422, "wrong_type", "$.inputs[0].data[1]")
+    assert problem(v2, *binary(("x", "BYTES", [2], strings(b"abc", b"abcd")))) == (
+        422,
+        "wrong_type",
+        "$.inputs[0].data[1]",
+    )
+    content, length = binary(("x", "BYTES", [1], strings(b"\xe2\x82\xac" * 3)))
+    assert v2.decode(content, length).inputs["x"].tolist() == ["\u20ac" * 3]
+
+
 def test_a_model_without_rows_gets_one() -> None:
     v2 = one(shape=[2], batching="none")
     request = v2.decode(body(tensor([1, 2], [2])), None)
@@ -392,8 +423,10 @@ BAD_BINARY: list[tuple[str, V2, tuple[bytes, str], tuple[int, str, str]]] = [
     ("neither true nor false", one("BOOL"), binary(("x", "BOOL", [1, 2], b"\1\2")),
      (400, "malformed_binary", "$.inputs[0].data[1]")),
     ("too many rows", X2, binary(("x", "FP32", [5, 2], ROW * 5)), (413, "too_many_rows", "$.inputs[0].shape")),
-    ("huge free size", one("FP64", [-1, -1]), binary(("x", "FP64", [1, 2**62], ROW)), (400, "malformed_binary", SIZE)),
-    ("huge free size of strings", one("BYTES", [-1, -1]), binary(("x", "BYTES", [1, 2**62], strings(b"a"))),
+    ("huge free size", one("FP64", [-1, -1], max_size=2**62), binary(("x", "FP64", [1, 2**62], ROW)),
+     (400, "malformed_binary", SIZE)),
+    ("huge free size of strings", one("BYTES", [-1, -1], max_size=2**62),
+     binary(("x", "BYTES", [1, 2**62], strings(b"a"))),
      (400, "malformed_binary", SIZE)),
     ("a string too long", one("BYTES", [-1]), binary(("x", "BYTES", [2], strings(b"ab") + b"\xff\0\0\0c")),
      (400, "malformed_binary", "$.inputs[0].data[1]")),

@@ -241,9 +241,22 @@ def test_numbers_have_the_bounds_of_their_datatype(datatype: Any, low: int, high
     assert accepted(one(datatype, [-1]), low, high, [low, high], low - 1, high + 1) == [True, True, True, False, False]
 
 
-def test_a_size_that_varies_has_no_bounds_and_a_missing_value_is_allowed_where_it_is() -> None:
-    model = one("FP32", [-1, -1, 2], nullable=True)
+def test_a_size_that_varies_has_a_maximum_and_a_missing_value_is_allowed_where_it_is() -> None:
+    model = one("FP32", [-1, -1, 2], nullable=True, max_size=9)
     assert accepted(model, [[1, None]], [[1, 2]] * 9, [[[1, 2]] * 9], [[1]], [[1, "a"]]) == [True] * 3 + [False] * 2
+    assert accepted(model, [[1, 2]] * 10, [[[1, 2]] * 10]) == [False] * 2
+    infer = request_body(documented(model), "/v2/models/m/infer")
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 9, 2], "data": [0] * 18}
+    assert infer.is_valid({"inputs": [tensor]})
+    assert not infer.is_valid({"inputs": [tensor | {"shape": [1, 10, 2]}]})
+
+
+def test_a_text_has_a_maximum() -> None:
+    model = one("BYTES", [-1, 1], max_characters=4)
+    assert accepted(model, "abcd", ["abcd"], [["abcd"], ["a"]], "abcde", [["a"], ["abcde"]]) == [True] * 3 + [False] * 2
+    infer = request_body(documented(model), "/v2/models/m/infer")
+    tensor = {"name": "x", "datatype": "BYTES", "shape": [1, 1], "data": ["abc"]}
+    assert [infer.is_valid({"inputs": [tensor | {"data": [text]}]}) for text in ("abcd", "abcde")] == [True, False]
 
 
 def test_a_model_without_rows_has_none_in_the_protocol() -> None:

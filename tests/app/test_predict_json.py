@@ -199,6 +199,45 @@ def test_a_wrong_shape_is_named_at_its_list(shape: list[int], body: str, path: s
     assert found == (422, "wrong_shape", path)
 
 
+@pytest.mark.parametrize(
+    ("shape", "body", "path"),
+    [
+        ([-1, -1], "[1, 2, 3, 4]", "$.input"),
+        ([-1, -1], "[[1, 2, 3], [1, 2, 3, 4]]", "$.input[1]"),
+        ([-1, -1], "[[1, 2, 3, 4], [1, 2, 3, 4]]", "$.input[0]"),
+        ([-1, 4, -1], "[[1], [2], [3], [4]]", None),
+        ([-1, 1, -1], "[[1, 2, 3, 4]]", "$.input[0]"),
+        ([-1, -1, -1], "[[[1]], [[1, 2, 3, 4]]]", "$.input[1][0]"),
+        ([-1, 4], "[1, 2, 3, 4]", None),
+    ],
+)
+@pytest.mark.parametrize("datatype", ["FP32", "UINT64", "BYTES"])
+def test_a_free_size_has_a_maximum(shape: list[int], body: str, path: str | None, datatype: str) -> None:
+    if datatype == "BYTES":
+        body = "".join(f'"{each}"' if each.isdigit() else each for each in body)
+    decoder = one(datatype, shape, max_size=3)
+    if path is None:
+        assert decoder.decode(f'{{"input": {body}}}'.encode()).count
+    else:
+        assert judged(decoder, f'{{"input": {body}}}') == (422, "wrong_shape", path)
+
+
+def test_the_default_maximum_of_a_free_size_says_what_came() -> None:
+    found = problem(one(shape=[-1, -1]), json.dumps({"input": [0.0] * 20_000}))
+    assert (found.status, found.path) == (422, "$.input")
+    assert found.message == "there may be 2048 values here, got 20000"
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [('{"input": "abcd"}', "$.input"), ('{"input": ["abc", "\u00e9bcd"]}', "$.input[1]")],
+)
+def test_a_text_has_a_maximum(body: str, path: str) -> None:
+    decoder = one("BYTES", [-1], max_characters=3)
+    assert judged(decoder, body) == (422, "wrong_type", path)
+    assert tensors(decoder, '{"input": ["abc", "\u20ac\u20ac\u20ac"]}') == {"x": ["abc", "\u20ac" * 3]}
+
+
 # --- datatypes
 
 EXTREMES: list[tuple[Any, str, Any]] = [

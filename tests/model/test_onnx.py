@@ -57,6 +57,14 @@ def test_a_file_is_all_it_takes(tmp_path: Path, ask: Ask) -> None:
     assert ask(made.folder, '{"input": [1, 2, 3]}')["prediction"] == [2, 4, 6]
 
 
+@pytest.mark.parametrize("of", ["data", "default"])
+def test_what_is_free_gets_a_maximum(tmp_path: Path, of: str) -> None:
+    _write(tmp_path, [helper.make_node("Identity", ["x"], ["y"])], takes=["rows", "length"], gives=["rows", "length"])
+    np.savez(tmp_path / "data.npz", x=np.zeros((4, 300), np.float32))
+    made = package(tmp_path, "model.onnx", *(["--data", "data.npz"] if of == "data" else []))
+    assert made.description["inputs"][0]["max_size"] == (300 if of == "data" else 2048)
+
+
 def test_the_shipped_model_can_be_packaged_again(tmp_path: Path) -> None:
     shipped = json.loads((APP / "model/model.json").read_text())
     features = shipped["inputs"][0]["features"]

@@ -6,12 +6,13 @@ import pickle
 import subprocess
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.model.harness import ROOT
-from tools.model import compare, make, npz, profile, settings, training_data
+from tools.model import compare, make, manifest, npz, profile, settings, training_data
 from tools.model.converters import pickle_imports
 from tools.model.errors import ModelError
 from tools.model.formats import Format, detect
@@ -101,6 +102,21 @@ def test_columns_of_a_csv(tmp_path: Path) -> None:
 def test_a_csv_that_is_none(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ModelError, match=said):
         _table(tmp_path / "t.csv", text)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "data", "maxima"),
+    [
+        (Tensor(name="x", datatype="FP32", row_shape=(3, -1, -1)), np.zeros((2, 3, 48, 64)), {"max_size": 64}),
+        (Tensor(name="x", datatype="FP32", row_shape=(3, -1, -1)), None, {"max_size": 2048}),
+        (Tensor(name="x", datatype="BYTES", row_shape=(1,)), np.array([["a"], ["b" * 500]]), {"max_characters": 2000}),
+        (Tensor(name="x", datatype="BYTES", row_shape=(1,)), np.array([["city"]]), {"max_characters": 1024}),
+        (Tensor(name="x", datatype="BYTES", row_shape=(-1,)), None, {"max_size": 2048, "max_characters": 65536}),
+        (ROWS, np.zeros((2, 2)), {}),
+    ],
+)
+def test_maxima_of_what_is_free(tensor: Tensor, data: Any, maxima: dict[str, int]) -> None:
+    assert manifest.maxima(tensor, data) == maxima
 
 
 @pytest.mark.parametrize(

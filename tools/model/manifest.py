@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from server.model.manifest import Input, Output, columns
+from server.model.manifest import DEFAULT_MAX_CHARACTERS, DEFAULT_MAX_SIZE, Input, Output, columns
 from tools.model import profile
 from tools.model.conversion import Conversion
 from tools.model.errors import ModelError
@@ -17,6 +17,10 @@ from tools.model.training_data import ANY_SIZE, Table
 
 _BLACK_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC"
 """A PNG of one black pixel, in base64."""
+_TEXT_ROOM = 4
+"""A client's text may be so many times as long as the longest in the training data, which are a sample."""
+_MIN_CHARACTERS = 1024
+"""Longest text that is always taken."""
 
 
 def describe(
@@ -30,7 +34,7 @@ def describe(
         manifest["format"] = conversion.format
     if conversion.batching.mode != "dynamic":
         manifest["batching"] = conversion.batching.mode
-    manifest["inputs"] = [_input(settings, conversion, tensor) for tensor in inputs]
+    manifest["inputs"] = [_input(settings, conversion, tensor, table) for tensor in inputs]
     manifest["outputs"] = [
         _tensor(conversion, tensor) | ({"labels": labels[tensor.name]} if tensor.name in labels else {})
         for tensor in outputs
@@ -69,12 +73,13 @@ def _tensor(conversion: Conversion, tensor: Tensor) -> dict[str, Any]:
     return {"name": tensor.name, "datatype": tensor.datatype, "shape": conversion.batching.shape(tensor.row_shape)}
 
 
-def _input(settings: Settings, conversion: Conversion, tensor: Tensor) -> dict[str, Any]:
+def _input(settings: Settings, conversion: Conversion, tensor: Tensor, table: Table | None) -> dict[str, Any]:
     description = _tensor(conversion, tensor)
     if tensor.features:
         description["features"] = tensor.features
     if tensor.nullable:
         description["nullable"] = True
+    description |= maxima(tensor, conversion.feed[tensor.name] if table else None)
     if settings.image is not None:
         if len(tensor.row_shape) != 3:
             raise ModelError(f"--image: {tensor} is no picture, which has channels, height and width")
@@ -82,6 +87,19 @@ def _input(settings: Settings, conversion: Conversion, tensor: Tensor) -> dict[s
         channels = tensor.row_shape[0] if layout == "CHW" else tensor.row_shape[2]
         description["image"] = {"mode": "L" if channels == 1 else "RGB", "layout": layout} | settings.image
     return description
+
+
+def maxima(tensor: Tensor, data: Array | None) -> dict[str, int]:
+    """Bound what is free in a row by the training data: axes as they are there, texts with room for longer ones."""
+    found: dict[str, int] = {}
+    free = [axis for axis, size in enumerate(tensor.row_shape, start=1) if size == -1]
+    if free:
+        found["max_size"] = DEFAULT_MAX_SIZE if data is None else max(data.shape[axis] for axis in free)
+    if tensor.datatype == "BYTES":
+        longest = None if data is None else int(np.char.str_len(data).max())
+        room = DEFAULT_MAX_CHARACTERS if longest is None else max(_MIN_CHARACTERS, longest * _TEXT_ROOM)
+        found["max_characters"] = room
+    return found
 
 
 def _example(settings: Settings, inputs: list[Tensor], feed: Tensors, table: Table | None) -> dict[str, Any]:

@@ -6,14 +6,17 @@ import hashlib
 import math
 import re
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
 import msgspec
+from msgspec import Meta
 
 from ..errors import StartError
 from .datatypes import FLOATS, INTEGERS, Datatype
 
 Batching = Literal["dynamic", "fixed", "none"]
+DEFAULT_MAX_SIZE = 2048
+DEFAULT_MAX_CHARACTERS = 2**16
 _ESCAPED = re.compile(r'["\\\x00-\x1f]')
 """Characters that JSON must escape in a key, or may not have there."""
 
@@ -51,6 +54,10 @@ class Input(Tensor, frozen=True, kw_only=True):
     """Accept null for a missing value, which the model gets as NaN."""
     image: Image | None = None
     """Preprocessing, where the client sends pictures."""
+    max_size: Annotated[int, Meta(ge=1)] = DEFAULT_MAX_SIZE
+    """Largest size of an axis of any size (-1); the example's own, where that is larger."""
+    max_characters: Annotated[int, Meta(ge=1)] = DEFAULT_MAX_CHARACTERS
+    """Longest text of a BYTES input; the example's own, where that is longer."""
 
 
 class Output(Tensor, frozen=True, kw_only=True):
@@ -117,6 +124,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return tensor.shape if self.batching == "none" else tensor.shape[1:]
 
     @property
+    def sizes_vary(self) -> bool:
+        """Whether rows differ in size: by an axis of any size, or by the length of their texts."""
+        return any(
+            -1 in self.row_shape(tensor) or (tensor.datatype == "BYTES" and not tensor.image) for tensor in self.inputs
+        )
+
+    @property
     def fixed_rows(self) -> int | None:
         """Rows that every run must have; None when any number will do, or the model has no batch dimension."""
         return self.inputs[0].shape[0] if self.batching == "fixed" else None
@@ -157,7 +171,35 @@ def parse_manifest(content: bytes) -> Manifest:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"this is not a model description: {error}") from None
     _check(manifest)
-    return manifest
+    return _with_room_for_example(manifest)
+
+
+def _with_room_for_example(manifest: Manifest) -> Manifest:
+    """Raise the maxima to what the example has: a model folder from before they existed must answer it still."""
+    try:
+        size, characters = _largest(msgspec.json.decode(manifest.example))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return manifest  # a mistake that is told where the example is decoded as a request
+    inputs = [
+        msgspec.structs.replace(
+            tensor,
+            max_size=max(tensor.max_size, size),
+            max_characters=max(tensor.max_characters, characters),
+        )
+        for tensor in manifest.inputs
+    ]
+    return msgspec.structs.replace(manifest, inputs=inputs)
+
+
+def _largest(value: Any) -> tuple[int, int]:
+    """Find the length of the longest list and that of the longest text in decoded JSON."""
+    if isinstance(value, str):
+        return 0, len(value)
+    if not isinstance(value, list | dict):
+        return 0, 0
+    children = list(cast("dict[str, Any]", value).values()) if isinstance(value, dict) else cast("list[Any]", value)
+    sizes, characters = zip(*map(_largest, children), strict=True) if children else ((0,), (0,))
+    return max(len(children), *sizes), max(characters)
 
 
 def check_hooks(manifest: Manifest, code: bytes) -> None:

@@ -164,7 +164,7 @@ class V2:
         self._rowless = manifest.batching == "none"
         rows = [] if self._rowless else [-1]
         self._readers = {
-            tensor.name: TensorReader(tensor, rows + manifest.row_shape(tensor)) for tensor in manifest.inputs
+            tensor.name: TensorReader(tensor, rows, manifest.row_shape(tensor)) for tensor in manifest.inputs
         }
         self._datatypes = {tensor.name: tensor.datatype for tensor in manifest.outputs}
         self._model_metadata = encode(_metadata(manifest))

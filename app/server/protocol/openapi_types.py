@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from ..model.manifest import Input, Manifest, Output
 from .open_inference import InputParameters, RequestBody, RequestedOutput, Size
-from .predict_json import ModelId, array_type, lone_type, row_type, scalar_type
+from .predict_json import ModelId, array_type, element_type, lone_type, row_type, scalar_type
 
 Type: TypeAlias = Any
 
@@ -60,15 +60,15 @@ def infer_type(manifest: Manifest, max_rows: int) -> Type:
 def _infer_input(index: int, manifest: Manifest, max_rows: int) -> Type:
     tensor = manifest.inputs[index]
     row = manifest.row_shape(tensor)
-    value = scalar_type(tensor.datatype)
-    if tensor.nullable:
-        value |= None
+    value = element_type(tensor)
     shape = row if manifest.batching == "none" else [max_rows, *row]
-    sizes: list[Any] = [{"const": size} if size > 0 else {"type": "integer", "minimum": 1} for size in row]
+    free = {"type": "integer", "minimum": 1, "maximum": tensor.max_size}
+    sizes: list[Any] = [{"const": size} if size > 0 else free for size in row]
     if manifest.batching != "none":
         sizes.insert(0, {"type": "integer", "minimum": 1, "maximum": max_rows})
     lengths = Meta(min_length=len(shape), max_length=len(shape), extra_json_schema={"prefixItems": sizes})
-    flat_or_nested = value | array_type(value, shape[1:], sized=True) if shape[1:] else value
+    nested = array_type(value, shape[1:], sized=True, max_size=tensor.max_size)
+    flat_or_nested = value | nested if shape[1:] else value
     members = [
         ("datatype", Literal[tensor.datatype]),
         ("shape", Annotated[list[Size], lengths]),

@@ -64,10 +64,15 @@ def scalar_type(datatype: Datatype) -> Any:
 
 
 def value_type(tensor: Input) -> Any:
-    """Return the type of one value of an input in JSON."""
-    if tensor.image:
-        return str
-    value = scalar_type(tensor.datatype)
+    """Return the type of one value of an input in the JSON of /predict."""
+    return str if tensor.image else element_type(tensor)
+
+
+def element_type(tensor: Input) -> Any:
+    """Return the type of one element of an input's tensor in JSON."""
+    value: Any = scalar_type(tensor.datatype)
+    if tensor.datatype == "BYTES":
+        value = Annotated[value, msgspec.Meta(max_length=tensor.max_characters)]
     return value | None if tensor.nullable else value
 
 
@@ -87,18 +92,22 @@ def _integer_bounds(datatype: Datatype) -> msgspec.Meta:
     return msgspec.Meta(ge=int(info.min), le=int(info.max))
 
 
-def array_type(value: Any, shape: list[int], *, sized: bool) -> Any:
-    """Return nested lists of the shape; `sized` ones have its lengths, too."""
+def array_type(value: Any, shape: list[int], *, sized: bool, max_size: int | None = None) -> Any:
+    """Return nested lists of the shape; `sized` ones have its lengths, too, and at most `max_size` where it has -1."""
     for size in reversed(shape):
         value = list[value]
         if sized and size != -1:
             value = Annotated[value, msgspec.Meta(min_length=size, max_length=size)]
+        elif sized and max_size is not None:
+            value = Annotated[value, msgspec.Meta(max_length=max_size)]
     return value
 
 
 def row_type(tensor: Input, row_shape: list[int], *, sized: bool = False) -> Any:
     """Return the type of one row among several. Its lengths are checked after decoding, for a better message."""
-    return str if tensor.image else array_type(value_type(tensor), row_shape, sized=sized)
+    if tensor.image:
+        return str
+    return array_type(value_type(tensor), row_shape, sized=sized, max_size=tensor.max_size)
 
 
 def lone_type(tensor: Input, row_shape: list[int], *, sized: bool = False) -> Any:
@@ -118,7 +127,9 @@ class _Column:
         self._shape = row_shape
         self._scalars = row_shape == [1]
         self._dtype = DTYPES[tensor.datatype]
-        self.plain_width = row_shape[0] if len(row_shape) == 1 and tensor.datatype != "UINT64" else 0
+        self._max_size = tensor.max_size
+        plain = len(row_shape) == 1 and row_shape[0] != -1 and tensor.datatype != "UINT64"
+        self.plain_width = row_shape[0] if plain else 0
         """Values in a row that can be a PlainRow, each within its datatype's bounds; else 0."""
         self._strings = tensor.datatype == "BYTES"
         self._image = tensor.image is not None
@@ -144,7 +155,7 @@ class _Column:
         except OverflowError:
             raise self._out_of_range(rows, path_of) from None
         sizes = zip(array.shape[1:], self._shape, strict=False)  # an empty list hides the dimensions below it
-        if any(size != wanted and (wanted != -1 or not size) for size, wanted in sizes):
+        if any(size != wanted and (wanted != -1 or not 0 < size <= self._max_size) for size, wanted in sizes):
             self._check_shape(nested, path_of)
         return array
 
@@ -166,6 +177,9 @@ class _Column:
         if depth == len(sizes):
             return
         if sizes[depth] == -1:
+            if len(value) > self._max_size:
+                message = f"there may be {self._max_size} values here, got {len(value)}"
+                raise Problem(422, "wrong_shape", message, path=path)
             sizes[depth] = max(len(value), 1)
         if len(value) != sizes[depth]:
             what = f"a row is {self._what}" if depth == 0 else f"here are {sizes[depth]} values"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -24,13 +24,19 @@ _LENGTH_BYTES = 4
 class TensorReader:
     """Reader of one input's array, rows along axis 0. `path` is the JSON path of the input, for Problems."""
 
-    def __init__(self, tensor: Input, shape: list[int]) -> None:
-        """`shape` is the one that a client must send; -1 is any size."""
+    def __init__(self, tensor: Input, rows: list[int], row_shape: list[int]) -> None:
+        """Read `rows`, which is [-1], or [] for one row without a batch dimension; -1 in a row is up to `max_size`."""
+        shape = rows + row_shape
+        self._first_row_axis = len(rows)
         self._datatype = tensor.datatype
         self._dtype = DTYPES[tensor.datatype]
         self._nullable = tensor.nullable
         self._shape = shape
+        self._max_size = tensor.max_size
+        self._max_characters = tensor.max_characters
         value = _JSON_TYPES[tensor.datatype]
+        if tensor.datatype == "BYTES":
+            value = Annotated[value, msgspec.Meta(max_length=tensor.max_characters)]
         flat = nested = list[value | None if tensor.nullable else value]
         for _ in shape[1:]:
             nested = list[nested]
@@ -45,6 +51,10 @@ class TensorReader:
             got = str(shape) if len(shape) <= len(self._shape) else f"{len(shape)} sizes"
             message = f"the shape is {self._shape}, where -1 is any size; got {got}"
             raise Problem(422, "wrong_shape", message, path=f"{path}.shape")
+        for axis in range(self._first_row_axis, len(shape)):
+            if self._shape[axis] == -1 and shape[axis] > self._max_size:
+                message = f"the size may be {self._max_size}, got {shape[axis]}"
+                raise Problem(422, "wrong_shape", message, path=f"{path}.shape[{axis}]")
 
     def read_json(self, raw: bytes, shape: list[int], path: str) -> Array:
         """Read an array of a checked shape from the text of `data`, flat in row-major order or nested as the shape."""
@@ -85,7 +95,7 @@ class TensorReader:
             raise Problem(400, "malformed_binary", message, path=f"{path}.parameters.binary_data_size")
         count = math.prod(shape)
         if self._datatype == "BYTES":
-            return _unpack_strings(content, count, path).reshape(shape)
+            return _unpack_strings(content, count, self._max_characters, path).reshape(shape)
         if size != count * self._dtype.itemsize:
             message = f"{shape} of {self._datatype} are {count * self._dtype.itemsize} bytes, not {size}"
             raise Problem(400, "malformed_binary", message, path=f"{path}.parameters.binary_data_size")
@@ -132,7 +142,7 @@ def _at(index: int, sizes: list[int]) -> str:
     return "".join(f"[{position}]" for position in where)
 
 
-def _unpack_strings(content: memoryview, count: int, path: str) -> Array:
+def _unpack_strings(content: memoryview, count: int, max_characters: int, path: str) -> Array:
     if count * _LENGTH_BYTES > len(content):
         message = f"{count} strings need more than {len(content)} bytes"
         raise Problem(400, "malformed_binary", message, path=f"{path}.parameters.binary_data_size")
@@ -151,6 +161,9 @@ def _unpack_strings(content: memoryview, count: int, path: str) -> Array:
         except UnicodeDecodeError as error:
             message = f"the string is not UTF-8: {error.reason}"
             raise Problem(400, "malformed_binary", message, path=f"{path}.data[{index}]") from None
+        if len(values[-1]) > max_characters:
+            message = f"Expected `str` of length <= {max_characters}"
+            raise Problem(422, "wrong_type", message, path=f"{path}.data[{index}]")
     if start < len(content):
         message = f"{len(content) - start} bytes follow the last string"
         raise Problem(400, "malformed_binary", message, path=f"{path}.parameters.binary_data_size")
