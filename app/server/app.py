@@ -147,7 +147,7 @@ class App:
         return None
 
     def vital(self, request: Request) -> bool:
-        """Whether a request is a probe or a scrape."""
+        """Tell probes and scrapes from other requests."""
         route = self._routes.get(request.path)
         return route is not None and route.vital
 
