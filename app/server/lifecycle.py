@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from . import log
 from .app import App
+from .cors import CorsApp
 from .errors import StartError
 from .http import descriptors
 from .http.connection import Limits
@@ -23,7 +24,7 @@ from .predictor import warm_up
 from .settings import Settings
 from .telemetry.metrics import Metrics
 from .telemetry.prediction_log import PredictionLog
-from .telemetry.tracing import open_tracer
+from .telemetry.tracing import Tracer, open_tracer
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _FLUSH_SECONDS = 2.0
@@ -61,7 +62,7 @@ class _Server:
         self._prediction_log = _open_prediction_log(settings)
         if self._prediction_log:
             self._ticks.append(self._prediction_log.flush)
-        self._app = App(self._metrics, settings.api_key, self._tracer)
+        self._app = _make_app(settings, self._metrics, self._tracer)
         connections, spare = descriptors.share_out(descriptors.raise_limit())
         limits = Limits(
             body_bytes=settings.max_body_bytes,
@@ -155,6 +156,12 @@ class _Server:
             self._prediction_log.close()
         if self._tracer:
             self._tracer.close(_FLUSH_SECONDS)
+
+
+def _make_app(settings: Settings, metrics: Metrics, tracer: Tracer | None) -> App:
+    if settings.cors_origins is None:
+        return App(metrics, settings.api_key, tracer)
+    return CorsApp(metrics, settings.api_key, tracer, settings.cors_origins)
 
 
 def _open_prediction_log(settings: Settings) -> PredictionLog | None:

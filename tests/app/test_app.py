@@ -14,12 +14,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from server import log
 from server.app import App
+from server.cors import CorsApp
 from server.errors import Problem
 from server.http.messages import Request, Response
 from server.model.calibration import Calibration
 from server.model.inputs import PlainRow, stack
 from server.model.manifest import Input, Manifest, Output
-from server.settings import read_settings
+from server.settings import Origins, read_settings
 from server.telemetry.metrics import Metrics
 
 KEY = b"0123456789abcdef"
@@ -61,10 +62,17 @@ class Sums:
 class Served:
     """An App on an event loop that runs while it is asked something."""
 
-    def __init__(self, runner: asyncio.Runner, api_key: bytes | None = None, *, loaded: bool = True) -> None:
+    def __init__(
+        self,
+        runner: asyncio.Runner,
+        api_key: bytes | None = None,
+        *,
+        loaded: bool = True,
+        origins: Origins | None = None,
+    ) -> None:
         self.runner = runner
         self.metrics = Metrics()
-        self.app = App(self.metrics, api_key)
+        self.app = CorsApp(self.metrics, api_key, None, origins) if origins else App(self.metrics, api_key)
         if loaded:
             self.run(self.load)
 

@@ -93,7 +93,7 @@ class Metrics(Collector):
             yield InfoMetricFamily("model", "The model that is served", value=self._info)
 
     def text(self, accept: str) -> tuple[str, bytes]:
-        """Content type and text for a scraper, by its Accept header."""
+        """Return content type and text for a scraper, by its Accept header."""
         chosen = exposition.choose(accept)
         return chosen.content_type, chosen.encode(self._registry)
 
