@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tools import environment, pulumi_cli, shell, state
+from tools import environment, passphrase, pulumi_cli, shell, state
 from tools.console import say
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +42,11 @@ class Pulumi:
     stack: str
     variables: dict[str, str]
     """Environment variables that it needs besides the user's own."""
+
+    @property
+    def name(self) -> str:
+        """The stack's name without organization and project."""
+        return self.stack.rpartition("/")[2]
 
     def __call__(self, *arguments: str) -> int:
         """Run it in front of the user."""
@@ -108,13 +113,16 @@ def pulumi() -> Pulumi:
     known = sorted(
         {EMBEDDED_STACK} | {file.name[len("Pulumi.") : -len(".yaml")] for file in ROOT.glob("Pulumi.*.yaml")}
     )
-    if stack.rpartition("/")[2] not in known:
+    if Pulumi(stack, {}).name not in known:
         raise UsageError(
             f"STACK={stack}: there is no Pulumi.{stack}.yaml. Stacks here: {', '.join(known)}.\n"
             f"  To make another: pulumi stack init {stack} && pulumi config set target <local|kubernetes|eks>"
         )
     environment.enter(ROOT, "tools.run", *sys.argv[1:])
-    return Pulumi(stack, variables())
+    cli = Pulumi(stack, variables())
+    if problem := passphrase.problem(ROOT / f"Pulumi.{cli.name}.yaml", cli.environment):
+        raise UsageError(problem)
+    return cli
 
 
 def consent(*, local: bool) -> list[str]:

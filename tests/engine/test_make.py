@@ -265,6 +265,37 @@ def local(make_project: MakeProject) -> Iterator[Project]:
     make(project, "down")
 
 
+PASSPHRASE = "PULUMI_CONFIG_PASSPHRASE"
+
+
+@pytest.mark.parametrize("command", ["up", "preview", "down"])
+@pytest.mark.parametrize("known", [True, False], ids=["a live stack", "a new state folder"])
+def test_a_stack_file_of_another_passphrase_is_named_with_the_way_out(
+    undeployed: Project, tmp_path: Path, command: str, known: bool
+) -> None:
+    file = undeployed.root / f"Pulumi.{undeployed.stack}.yaml"
+    undeployed.configure({"port": 0}, {"apiKey": "a-key-of-sixteen-letters"})
+    before = file.read_text()
+    there = {} if known else {"PULUMI_BACKEND_URL": tmp_path.as_uri()}
+    refused = make(undeployed, command, **there, **{PASSPHRASE: "another"})
+    assert refused.code == 1
+    assert "incorrect passphrase" not in refused.text
+    assert f"{file.name} was encrypted with another passphrase than that of {PASSPHRASE}" in refused.stderr
+    assert "remove from Pulumi.mine.yaml the line `encryptionsalt` and model-endpoint:apiKey" in refused.stderr
+    assert file.read_text() == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_way_out_of_a_lost_passphrase_works(undeployed: Project, tmp_path: Path) -> None:
+    undeployed.configure({"port": 0}, {"apiKey": "a-key-of-sixteen-letters"})
+    file = undeployed.root / f"Pulumi.{undeployed.stack}.yaml"
+    content = yaml.safe_load(file.read_text())
+    del content["encryptionsalt"], content["config"]["model-endpoint:apiKey"]
+    file.write_text(yaml.safe_dump(content))
+    previewed = make(undeployed, "preview", PULUMI_BACKEND_URL=tmp_path.as_uri(), **{PASSPHRASE: "another"})
+    assert previewed.code == 0, previewed.text
+
+
 @pytest.mark.parametrize("name", ["http_proxy", "https_proxy"])
 def test_a_proxy_does_not_stand_between_the_engine_and_the_program(local: Project, name: str) -> None:
     previewed = make(local, "preview", **{name: "http://127.0.0.1:9"})
