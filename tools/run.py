@@ -27,6 +27,8 @@ TARGET_PIN = "::model-endpoint:target:Target::"
 """Stands in the URN of the marker that a live stack carries, before the name of its target."""
 LOCAL_PACKAGES = {"model-endpoint", "pulumi", "pulumi-python"}
 """The packages of what a local stack holds: processes and the program's own components."""
+MAX_PASTED_CHARACTERS = 1000
+"""A longer example is printed as the name of a file."""
 END_TO_END_TESTS = ROOT / "tests/e2e"
 CLUSTER_FIGURES = ROOT / "bench/results/cluster.json"
 
@@ -174,7 +176,18 @@ def curl(cli: Pulumi, endpoint: str) -> str:
         if cli.variables:
             ask = f'eval "$(make -s env)" && {ask}'
         key = f' -H "Authorization: Bearer $({ask})"'
-    return f"curl {endpoint}/predict{key} -d {shlex.quote(example(cli))}"
+    direct = " --noproxy 127.0.0.1" if "no_proxy" in cli.variables and endpoint.startswith("http://127.0.0.1:") else ""
+    return f"curl{direct} {endpoint}/predict{key} -d {pasted(example(cli), cli.name)}"
+
+
+def pasted(body: str, stack: str) -> str:
+    """Write `body` as curl's argument: quoted, or as the name of a file that holds it where it is long."""
+    if len(body) <= MAX_PASTED_CHARACTERS:
+        return shlex.quote(body)
+    file = ROOT / f".build/{stack}.example.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(body)
+    return f"@{file.relative_to(ROOT)}"
 
 
 def example(cli: Pulumi) -> str:

@@ -300,3 +300,25 @@ def test_the_way_out_of_a_lost_passphrase_works(undeployed: Project, tmp_path: P
 def test_a_proxy_does_not_stand_between_the_engine_and_the_program(local: Project, name: str) -> None:
     previewed = make(local, "preview", **{name: "http://127.0.0.1:9"})
     assert previewed.code == 0, previewed.text
+
+
+@pytest.mark.parametrize("rows", [1, 1000], ids=["short", "long"])
+def test_the_printed_call_works_when_it_is_pasted(local: Project, rows: int) -> None:
+    example = json.dumps({"input": [[1, 2, 3]] * rows})
+    local.configure({"example": example}, {"apiKey": "a-key-of-sixteen-letters"})
+    shell = {"http_proxy": "http://127.0.0.1:9"}
+    upped = make(local, "up", **shell)
+    assert upped.code == 0, upped.text
+    (call,) = [line for line in upped.stdout.splitlines() if line.startswith("  curl ")]
+    assert len(call) < 1500
+    assert "a-key-of-sixteen-letters" not in call
+    answer = subprocess.run(
+        ["sh", "-c", f"{call} --silent --show-error"],
+        cwd=local.root,
+        env=local.environment | shell,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert len(json.loads(answer.stdout)["predictions"]) == rows, answer.stderr

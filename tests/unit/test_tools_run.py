@@ -91,6 +91,22 @@ def test_the_curl_of_another_model_or_example(clone: Path, monkeypatch: pytest.M
     assert run.example(run.Pulumi("dev", {})) == '{"x": 1}'
 
 
+def test_the_curl_of_a_long_example_names_a_file(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = f'{{"input": [{"1, " * 20_000}"it\'s"]}}'
+    configure(monkeypatch, example=example)
+    call = run.curl(run.Pulumi("organization/model/dev", {}), "http://127.0.0.1:1")
+    assert call == "curl http://127.0.0.1:1/predict -d @.build/dev.example.json"
+    assert (clone / ".build/dev.example.json").read_text() == example
+
+
+@pytest.mark.usefixtures("clone")
+def test_the_curl_of_a_shell_with_a_proxy_asks_this_machine_directly(monkeypatch: pytest.MonkeyPatch) -> None:
+    configure(monkeypatch)
+    cli = run.Pulumi("local", {"no_proxy": "127.0.0.1"})
+    assert run.curl(cli, "http://127.0.0.1:1").startswith("curl --noproxy 127.0.0.1 http://127.0.0.1:1/predict")
+    assert run.curl(cli, "https://x.example.com").startswith("curl https://x.example.com/predict")
+
+
 @pytest.mark.usefixtures("clone")
 def test_an_example_that_is_a_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
