@@ -121,7 +121,12 @@ def pulumi() -> Pulumi:
             f"  To make another: pulumi stack init {stack} && pulumi config set target <local|kubernetes|eks>"
         )
     environment.enter(ROOT, "tools.run", *sys.argv[1:])
-    cli = Pulumi(stack, variables())
+    return Pulumi(stack, variables())
+
+
+def unlocked() -> Pulumi:
+    """`pulumi()`, once it is known that the stack's secrets can be read."""
+    cli = pulumi()
     if problem := passphrase.problem(ROOT / f"Pulumi.{cli.name}.yaml", cli.environment):
         raise UsageError(problem)
     return cli
@@ -149,7 +154,7 @@ def is_local(cli: Pulumi) -> bool:
 
 def up() -> int:
     """Bring the stack up, then print where it answers and how to call it."""
-    cli = pulumi()
+    cli = unlocked()
     failed = cli.select()
     if failed:
         return failed
@@ -201,7 +206,7 @@ def example(cli: Pulumi) -> str:
 
 def preview() -> int:
     """Show what `up` would change."""
-    cli = pulumi()
+    cli = unlocked()
     return cli.select() or cli("preview", "--stack", cli.stack)
 
 
@@ -213,8 +218,8 @@ def output() -> int:
 
 def down() -> int:
     """Destroy what the stack made; the stack itself, its config and its history stay."""
-    cli = pulumi()
-    return cli("destroy", "--stack", cli.stack, *consent(local=is_local(cli)))
+    cli = unlocked()
+    return cli("stack", "select", cli.stack) or cli("destroy", "--stack", cli.stack, *consent(local=is_local(cli)))
 
 
 def env() -> int:

@@ -119,6 +119,12 @@ def test_an_unmade_stack_is_not_local(undeployed: Project) -> None:
     assert not run.is_local(run.Pulumi("nowhere", undeployed.environment))
 
 
+def test_down_says_that_there_is_no_such_stack(undeployed: Project, tmp_path: Path) -> None:
+    said = make(undeployed, "down", PULUMI_BACKEND_URL=tmp_path.as_uri(), STACK="local")
+    assert said.code != 0
+    assert "no stack named 'local' found" in said.stderr
+
+
 def state_with(project: Project, *resources: dict[str, Any]) -> None:
     """Give the stack's state these resources and no others."""
     exported = project.exported()
@@ -262,7 +268,8 @@ def local(make_project: MakeProject) -> Iterator[Project]:
         if name.lower().endswith("_proxy"):
             del project.environment[name]
     yield project
-    make(project, "down")
+    down = make(project, "down")
+    assert down.code == 0, down.text
 
 
 PASSPHRASE = "PULUMI_CONFIG_PASSPHRASE"

@@ -141,3 +141,11 @@ def test_env_prints_lines_that_a_shell_reads_back(
     lines = capfd.readouterr().out
     read = subprocess.run(["sh", "-c", f'{lines}printf "%s|%s" "$A" "$B"'], capture_output=True, text=True, check=True)
     assert read.stdout == "it's $HOME; here|b"
+
+
+def test_what_the_cli_runs_with_is_kept_from_a_proxy(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run.pulumi_cli, "ensure", lambda _source: clone)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://proxy.example.com:3128")
+    assert run.variables()["no_proxy"] == "localhost,127.0.0.1,::1"
