@@ -14,7 +14,8 @@ import pulumi_eks as eks
 import pulumi_kubernetes as k8s
 
 from infra import kms, naming
-from infra.config.schema import Architecture, ClusterSettings
+from infra.cluster_creator import principal_of
+from infra.config.schema import Architecture, ClusterSettings, SignIn
 
 LOG_TYPES = ("api", "audit", "authenticator", "controllerManager", "scheduler")
 GPU_TAINT = "nvidia.com/gpu"
@@ -34,6 +35,9 @@ class ClusterArgs:
     """At least two, in different zones. Only private ones: Auto Mode puts nodes in every subnet that it is given."""
     tags: Mapping[str, str]
     """Tags of every AWS resource, also of those that pulumi-eks makes."""
+    sign_in: SignIn
+    creator: str | None
+    """The principal that made the cluster, as `principal_of` names it; None: unknown."""
     live_name: str | None = None
     """Name of the stack's live cluster, kept when the stack is renamed: another one would replace the cluster. None:
     there is no cluster yet."""
@@ -71,7 +75,9 @@ class Cluster(pulumi.ComponentResource):
         self.name = key.id.apply(lambda key_id: cluster_name(self._prefix, key_id))
         control_plane = self._control_plane(key, self._logs(key))
         self._metrics_server(control_plane)
-        self.kubeconfig = pulumi.Output.secret(control_plane.kubeconfig_json)
+        self.kubeconfig = pulumi.Output.secret(
+            control_plane.kubeconfig_json.apply(lambda text: signed_in(text, args.sign_in))
+        )
         self.provider = self._kubernetes_provider(control_plane)
         self._network_policies()
         self.node_selector = {"karpenter.sh/nodepool": self._node_pool()}
@@ -124,11 +130,13 @@ class Cluster(pulumi.ComponentResource):
             endpoint_public_access=bool(settings.public_access_cidrs),
             public_access_cidrs=list(settings.public_access_cidrs) or None,
             authentication_mode=eks.AuthenticationMode.API,
-            access_entries=access_entries(settings.admin_principal_arns, args.tags),
+            access_entries=access_entries(settings.admin_principal_arns, args.tags, args.creator),
             auto_mode=eks.AutoModeOptionsArgs(enabled=True),
             # Auto Mode has its own DNS and its own node role; pulumi-eks makes both a second time [pulumi-eks#1726].
             coredns_addon_options=eks.CoreDnsAddonOptionsArgs(enabled=False),
             skip_default_node_group=True,
+            # Without it the AWS_PROFILE of whoever runs `up` is kept in the state, and every colleague's is a change.
+            provider_credential_opts=eks.KubeconfigOptionsArgs(),
             encryption_config_key_arn=key.arn,
             enabled_cluster_log_types=list(LOG_TYPES),
             tags={**args.tags},
@@ -208,10 +216,17 @@ def key_policy(caller_arn: str, region: str, prefix: str) -> str:
     return kms.key_policy(caller_arn, kms.log_group_statement("ControlPlaneLogs", caller_arn, region, log_groups))
 
 
-def access_entries(principal_arns: Sequence[str], tags: Mapping[str, str]) -> dict[str, eks.AccessEntryArgs]:
-    """Key the administrators' access entries by account and name, so that the order of the list does not matter."""
+def access_entries(
+    principal_arns: Sequence[str], tags: Mapping[str, str], creator: str | None
+) -> dict[str, eks.AccessEntryArgs]:
+    """Key the administrators' access entries by account and name, so that the order of the list does not matter.
+
+    `creator` is left out: EKS made that entry together with the cluster, and refuses another [pulumi-eks#2373].
+    """
     entries: dict[str, eks.AccessEntryArgs] = {}
     for arn in principal_arns:
+        if principal_of(arn) == creator:
+            continue
         _, partition, _, _, account, principal = arn.split(":", 5)
         entries[f"{account}/{principal}"] = eks.AccessEntryArgs(
             principal_arn=arn,
@@ -224,6 +239,18 @@ def access_entries(principal_arns: Sequence[str], tags: Mapping[str, str]) -> di
             tags=dict(tags),
         )
     return entries
+
+
+def signed_in(kubeconfig: str, sign_in: SignIn) -> str:
+    """Let a kubeconfig's `aws eks get-token` sign in as the aws provider does; pulumi-eks does not [pulumi-eks#669]."""
+    options = {"--profile": sign_in.profile, "--role-arn": sign_in.role_arn}
+    told = [part for option, value in options.items() if value for part in (option, value)]
+    if not told:
+        return kubeconfig
+    parsed = json.loads(kubeconfig)
+    for user in parsed["users"]:
+        user["user"]["exec"]["args"] += told
+    return json.dumps(parsed)
 
 
 def server_address(kubeconfig: str) -> str:

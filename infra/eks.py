@@ -7,6 +7,7 @@ import pulumi_aws as aws
 
 from infra import naming
 from infra.cluster import Cluster, ClusterArgs
+from infra.cluster_creator import record_creator
 from infra.cluster_platform import Platform, Repository
 from infra.config.schema import Settings
 from infra.domain import Domain, DomainArgs
@@ -34,6 +35,8 @@ def eks_platform(settings: Settings) -> Platform:
             vpc_id=network.vpc_id,
             private_subnet_ids=network.private_subnet_ids,
             tags=tags,
+            sign_in=settings.sign_in,
+            creator=record_creator(),
             live_name=outputs_of(previous_resources(), "aws:eks/cluster:Cluster").get("name"),
         ),
         # The cluster goes before NAT and routes: its nodes need them to leave cleanly [pulumi-eks#194].

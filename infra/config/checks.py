@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from infra.config.keys import ParsedConfig, Problem
 from infra.config.schema import is_document
+from infra.config.sign_in import sign_in_problems
 
 
-def check_config(config: ParsedConfig, region: str | None) -> list[Problem]:
-    """Find what is wrong with keys that are right by themselves; a wrong `target` says nothing about the others."""
+def check_config(config: ParsedConfig, region: str | None, others: Mapping[str, str]) -> list[Problem]:
+    """Find what is wrong with keys that are right by themselves; a wrong `target` says nothing about the others.
+
+    `others` is the config of other namespaces, text by full key.
+    """
     broken = {problem.key for problem in config.problems}
     if "target" in broken:
         return []
-    found = [*_keys_of_other_targets(config), *_cross_key_problems(config, region)]
+    found = [*_keys_of_other_targets(config), *_cross_key_problems(config, region, others)]
     return [problem for problem in found if problem.key not in broken]
 
 
@@ -37,7 +41,7 @@ def _keys_of_other_targets(config: ParsedConfig) -> Iterator[Problem]:
             yield config.problem(name, rule, f"pulumi config rm {name}")
 
 
-def _cross_key_problems(config: ParsedConfig, region: str | None) -> Iterator[Problem]:
+def _cross_key_problems(config: ParsedConfig, region: str | None, others: Mapping[str, str]) -> Iterator[Problem]:
     target = config.values["target"]
     if target == "local":
         yield from _local_problems(config)
@@ -47,6 +51,7 @@ def _cross_key_problems(config: ParsedConfig, region: str | None) -> Iterator[Pr
         yield from _kubernetes_problems(config)
     if target == "eks":
         yield from _aws_problems(config, region)
+        yield from sign_in_problems(others, config.secrets)
         yield from _network_problems(config)
         yield from _domain_problems(config)
 

@@ -17,7 +17,8 @@ from pulumi.runtime import config as runtime_config
 
 from infra.config.checks import check_config, check_stack_name
 from infra.config.keys import GROUPS, ParsedConfig, Problem, camel_case, catalog, display, parse_config
-from infra.config.schema import Settings
+from infra.config.schema import Settings, SignIn
+from infra.config.sign_in import parse_sign_in
 
 _NAME_AT_FIRST = "model-endpoint"
 """The project's name before anyone renames it."""
@@ -64,10 +65,11 @@ def parse_settings(
     """
     config = parse_config(catalog(root / "Pulumi.yaml"), raw, secrets)
     misplaced = _misplaced_keys(config, others, project)
-    if problems := [*check_stack_name(stack), *config.problems, *check_config(config, region), *misplaced]:
+    if problems := [*check_stack_name(stack), *config.problems, *check_config(config, region, others), *misplaced]:
         raise ConfigError(stack, problems)
     groups = {name: _fill(group, config.values) for name, group in GROUPS.items()}
-    return Settings(project=project, stack=stack, region=region or "", **groups)
+    sign_in = parse_sign_in(others) if config.values["target"] == "eks" else SignIn()
+    return Settings(project=project, stack=stack, region=region or "", sign_in=sign_in, **groups)
 
 
 def _misplaced_keys(config: ParsedConfig, others: Mapping[str, str], project: str) -> Iterator[Problem]:

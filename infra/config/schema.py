@@ -311,6 +311,16 @@ class RegistrySettings(Group, targets=EKS_ONLY):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SignIn:
+    """How to sign in to AWS, as far as the stack says; the rest is up to the environment."""
+
+    profile: str | None = None
+    """Profile of the AWS configuration files, from `aws:profile`."""
+    role_arn: str | None = None
+    """Role to assume with the credentials of the profile or the environment, from `aws:assumeRoles`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """The whole configuration. A group that the target does not use holds its defaults."""
 
@@ -318,6 +328,7 @@ class Settings:
     stack: str
     region: str
     """AWS region, from `aws:region`; empty unless the target is eks."""
+    sign_in: SignIn
     common: CommonSettings
     local: LocalSettings
     existing: ExistingSettings

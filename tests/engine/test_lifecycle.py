@@ -114,6 +114,11 @@ def test_a_second_up_changes_nothing(dev: Dev) -> None:
     assert len(dev.project.cloud.journal()) == before
 
 
+def test_a_colleague_with_another_aws_profile_sees_no_change(dev: Dev, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(dev.project.environment, "AWS_PROFILE", "colleague")
+    dev.project.pulumi("preview", "--expect-no-changes")
+
+
 def test_one_byte_of_the_app_changes_image_deployment_and_check(dev: Dev) -> None:
     with (dev.project.root / "app/server/__init__.py").open("a") as module:
         module.write("\n")

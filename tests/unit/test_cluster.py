@@ -8,13 +8,19 @@ import pytest
 
 from infra import cluster
 from infra.cluster import Cluster, ClusterArgs
-from infra.config.schema import ClusterSettings
+from infra.config.schema import ClusterSettings, SignIn
 from tests.unit import mocked
 
 TAGS = {"project": "p", "stack": "s"}
 SERVER = "https://0123456789ABCDEF.gr7.us-east-1.eks.amazonaws.com"
-KUBECONFIG = json.dumps({"clusters": [{"name": "kubernetes", "cluster": {"server": SERVER}}]})
+KUBECONFIG = json.dumps(
+    {
+        "clusters": [{"name": "kubernetes", "cluster": {"server": SERVER}}],
+        "users": [{"name": "aws", "user": {"exec": {"command": "aws", "args": ["eks", "get-token"]}}}],
+    }
+)
 ROLE = "arn:aws:iam::111122223333:role/team/platform"
+AS_THE_ENVIRONMENT_SAYS = SignIn()
 DEV = ClusterSettings(
     kubernetes_version="1.34",
     public_access_cidrs=("203.0.113.7/32",),
@@ -34,6 +40,8 @@ def make(
     gpus: int = 0,
     preview: bool = False,
     live_name: str | None = None,
+    sign_in: SignIn = AS_THE_ENVIRONMENT_SAYS,
+    creator: str | None = None,
 ) -> mocked.Run[Cluster]:
     args = ClusterArgs(
         settings=settings,
@@ -43,6 +51,8 @@ def make(
         private_subnet_ids=["subnet-1", "subnet-2"],
         tags=TAGS,
         live_name=live_name,
+        sign_in=sign_in,
+        creator=creator,
     )
     return mocked.run(
         lambda: Cluster("cluster", args),
@@ -126,11 +136,38 @@ def test_administrators_have_access_entries() -> None:
     }
 
 
+def test_the_creator_has_an_access_entry_already_and_gets_no_second_one() -> None:
+    inputs = make(creator="111122223333/role/platform").one("eks:index:Cluster").inputs
+    assert not inputs.get("accessEntries")
+
+
 def test_access_entries_keep_their_partition() -> None:
-    entries = cluster.access_entries([ROLE, "arn:aws-cn:iam::111122223333:user/a"], {})
+    entries = cluster.access_entries([ROLE, "arn:aws-cn:iam::111122223333:user/a"], {}, creator=None)
     assert set(entries) == {"111122223333/role/team/platform", "111122223333/user/a"}
     policies: Any = entries["111122223333/user/a"].access_policies
     assert policies["admin"].policy_arn.startswith("arn:aws-cn:eks::aws:")
+
+
+@pytest.mark.parametrize(
+    ("sign_in", "told"),
+    [
+        (SignIn(), []),
+        (SignIn(profile="team"), ["--profile", "team"]),
+        (SignIn(role_arn=ROLE), ["--role-arn", ROLE]),
+        (SignIn(profile="team", role_arn=ROLE), ["--profile", "team", "--role-arn", ROLE]),
+    ],
+)
+def test_the_workloads_provider_signs_in_as_the_stack_says(sign_in: SignIn, told: list[str]) -> None:
+    run = make(sign_in=sign_in)
+    kubeconfig = run.named("cluster-kubernetes").inputs["kubeconfig"]
+    assert mocked.resolve(run.result.kubeconfig).value == kubeconfig
+    (user,) = json.loads(kubeconfig)["users"]
+    assert user["user"]["exec"]["args"] == ["eks", "get-token", *told]
+    assert told or kubeconfig == KUBECONFIG
+
+
+def test_the_profile_of_whoever_runs_up_stays_out_of_the_state() -> None:
+    assert control_plane().inputs["providerCredentialOpts"] == {}
 
 
 def test_secrets_are_encrypted_with_a_key_of_their_own() -> None:
@@ -286,7 +323,14 @@ def test_everything_waits_for_this_component() -> None:
         made = Cluster(
             "cluster",
             ClusterArgs(
-                settings=DEV, architecture="amd64", gpus=0, vpc_id="v", private_subnet_ids=["a", "b"], tags=TAGS
+                settings=DEV,
+                architecture="amd64",
+                gpus=0,
+                vpc_id="v",
+                private_subnet_ids=["a", "b"],
+                tags=TAGS,
+                sign_in=AS_THE_ENVIRONMENT_SAYS,
+                creator=None,
             ),
         )
         aws.ssm.Parameter("user", type="String", value="x", opts=pulumi.ResourceOptions(depends_on=[made]))

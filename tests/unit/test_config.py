@@ -9,7 +9,7 @@ import pytest
 
 from infra.config.keys import catalog
 from infra.config.load import ConfigError, parse_settings
-from infra.config.schema import Secret, Settings
+from infra.config.schema import Secret, Settings, SignIn
 from infra.server_contract import RESERVED_VARIABLES
 
 ROOT = Path(__file__).parents[2]
@@ -21,8 +21,14 @@ SUBNET = "subnet-0123456789abcdef0"
 VPC = {"vpcId": "vpc-0123456789abcdef0", "privateSubnetIds": json.dumps([SUBNET, "subnet-0123456789abcdef1"])}
 
 
-def settings(raw: dict[str, str], secrets: set[str] | None = None, region: str | None = "us-east-1") -> Settings:
-    return parse_settings(raw, secrets or set(), project="model-endpoint", stack="dev", region=region, root=ROOT)
+def settings(
+    raw: dict[str, str],
+    secrets: set[str] | None = None,
+    region: str | None = "us-east-1",
+    others: dict[str, str] | None = None,
+) -> Settings:
+    project = "model-endpoint"
+    return parse_settings(raw, secrets or set(), others or {}, project=project, stack="dev", region=region, root=ROOT)
 
 
 def problems(raw: dict[str, str], secrets: set[str] | None = None, **more: Any) -> dict[str, tuple[str, str, str]]:
@@ -354,3 +360,60 @@ def test_the_shipped_stacks_ask_only_for_the_callers_own_address(stack: str) -> 
     }
     assert set(problems(raw)) == {"publicAccessCidrs"}
     assert settings({**raw, "publicAccessCidrs": '["203.0.113.7/32"]'}).common.target == "eks"
+
+
+# --- signing in to AWS ---
+
+ROLE = "arn:aws:iam::111122223333:role/deploy"
+
+
+@pytest.mark.parametrize(
+    ("others", "profile", "role"),
+    [
+        ({}, None, None),
+        ({"aws:profile": "", "aws:assumeRoles": "[]"}, None, None),
+        ({"aws:profile": "team"}, "team", None),
+        ({"aws:assumeRoles": json.dumps([{"roleArn": ROLE, "sessionName": "ci", "duration": "1h"}])}, None, ROLE),
+        ({"aws:profile": "team", "aws:assumeRoles": json.dumps([{"roleArn": ROLE}])}, "team", ROLE),
+    ],
+)
+def test_a_profile_and_a_role_reach_the_workloads_provider(
+    others: dict[str, str], profile: str | None, role: str | None
+) -> None:
+    assert settings(EKS, others=others).sign_in == SignIn(profile=profile, role_arn=role)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "command"),
+    [
+        ("accessKey", "AKIA", "export AWS_ACCESS_KEY_ID="),
+        ("secretKey", "wJalr", "export AWS_SECRET_ACCESS_KEY="),
+        ("token", "IQoJ", "export AWS_SESSION_TOKEN="),
+        ("assumeRoleWithWebIdentity", json.dumps({"roleArn": ROLE}), "export AWS_ROLE_ARN="),
+        ("sharedConfigFiles", '["/etc/aws"]', "export AWS_CONFIG_FILE="),
+        ("sharedCredentialsFiles", '["/etc/aws"]', "export AWS_SHARED_CREDENTIALS_FILE="),
+    ],
+)
+def test_what_only_the_aws_provider_would_see_is_refused_unseen(key: str, value: str, command: str) -> None:
+    ((shown, rule, mends),) = problems(EKS, others={f"aws:{key}": value}).values()
+    assert shown == "[hidden]"
+    assert "the workloads' provider signs in with the AWS CLI" in rule
+    assert mends.startswith(f"pulumi config rm aws:{key} && {command}")
+    assert settings(KUBERNETES, others={f"aws:{key}": value}), "another target does not sign in to AWS"
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [
+        json.dumps([{"roleArn": ROLE}, {"roleArn": ROLE}]),
+        json.dumps([{"roleArn": ROLE, "externalId": "x"}]),
+        json.dumps([{"sessionName": "ci"}]),
+        json.dumps({"roleArn": ROLE}),
+        json.dumps([ROLE]),
+        ROLE,
+    ],
+)
+def test_roles_that_the_aws_cli_cannot_assume_alike_are_refused(roles: str) -> None:
+    ((_, rule, command),) = problems(EKS, others={"aws:assumeRoles": roles}).values()
+    assert "must be one role with roleArn" in rule
+    assert command == "pulumi config rm aws:assumeRoles && pulumi config set aws:profile <profile>"
