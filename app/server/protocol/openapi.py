@@ -31,7 +31,7 @@ _FAILURES = {
     429: "Too much waits for the model.",
     431: "Request line and headers are too large.",
     500: "The server or the model failed; the server's log says why.",
-    503: "The model is not loaded yet.",
+    503: "The model is not loaded yet, or the request needs more memory than is left.",
     504: "The request's time was up before the model was free.",
 }
 _COMMON_FAILURES = (400, 405, 408, 413, 429, 431, 500)
