@@ -16,7 +16,7 @@ import msgspec
 
 from . import log
 from .batching import Batcher, BatchSlice, Engine, QueueLimits
-from .errors import Problem
+from .errors import OutOfMemory, Problem, problem_of
 from .http.messages import JSON, Request, Response, encode, problem_response
 from .model.calibration import Calibration
 from .model.manifest import Manifest
@@ -199,9 +199,8 @@ class App:
             self._routes[request.path].respond(request)
         except Problem as problem:
             self.answer(request, problem)
-        except Exception:
-            log.logger.exception("request_failed", extra={"fields": self._identity(request)})
-            self.answer(request, Problem(500, "internal_error", "the server failed; its log says why"))
+        except Exception as error:
+            self.answer(request, problem_of(error, "request_failed", **self._identity(request)))
 
     def answer(self, request: Request, outcome: Response | Problem, part: BatchSlice | None = None) -> None:
         """Send a request's answer; `part` is its part of the run that it comes from."""
@@ -215,6 +214,8 @@ class App:
 
     def _settle(self, request: Request | None, outcome: Response | Problem, part: BatchSlice | None) -> Response:
         """Count, log and trace an outcome, whichever way its answer goes out."""
+        if isinstance(outcome, OutOfMemory):
+            self._metrics.out_of_memory()
         response = self._response(outcome, request) if isinstance(outcome, Problem) else outcome
         if request is None:
             self._metrics.answered("other", response.status)

@@ -20,6 +20,7 @@ from .http.connection import Limits
 from .http.transport import Transport
 from .model.calibration import Calibration
 from .model.loaded_model import Model, load_model
+from .model.memory import bound_allocations, cgroup_limit, open_trimmer
 from .predictor import warm_up
 from .settings import Settings
 from .telemetry.metrics import Metrics
@@ -123,6 +124,12 @@ class _Server:
     def _model_loaded(self, model: Model, calibration: Calibration) -> None:
         batcher = self._app.model_loaded(model.manifest, model, calibration, self._settings, self._prediction_log)
         self._ticks.append(batcher.expire_queued)
+        trimmer = open_trimmer() if model.sizes_vary else None
+        if trimmer:
+            self._ticks.append(lambda: trimmer.tick(idle=batcher.idle))
+        limit = cgroup_limit()
+        if limit is not None:
+            bound_allocations(limit)
         # What is there now stays; and requests make no cycles, so that there is little to look for.
         gc.collect()
         gc.freeze()

@@ -98,7 +98,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper):
     max_queue_bytes: Annotated[
         int,
         _from(
-            1, 2**40, "bytes", "Most bytes of requests that are being read or in the backlog; more are shed with 429."
+            1,
+            2**40,
+            "bytes",
+            "Most bytes of requests that are being read, and of bodies and decoded rows in the backlog;"
+            " more are shed with 429.",
         ),
     ] = 128 * 2**20
     queue_seconds: Annotated[
