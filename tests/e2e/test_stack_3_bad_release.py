@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 
 from tests.e2e import timeline
-from tests.e2e.stack import ROLLOUT_SECONDS, ROWS, Stack, reasons
+from tests.e2e.stack import ROLLOUT_SECONDS, ROWS, SMALL, Stack, reasons
 
 MAIN = "app/server/__main__.py"
 MAX_LATE_SECONDS = 20
@@ -66,7 +66,7 @@ def no_room(stack: Stack) -> Iterator[None]:
 @contextmanager
 def no_quota(stack: Stack) -> Iterator[None]:
     """The namespace may not have one pod more."""
-    stack.kubectl("create", "quota", "full", f"--hard=pods={len(stack.pods())}")
+    stack.kubectl("create", "quota", "full", f"--hard=pods={SMALL['replicas']}")
     try:
         with other_main(stack, f"{(stack.root / MAIN).read_text()}\n# another release\n"):
             yield
