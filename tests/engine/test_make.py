@@ -273,14 +273,6 @@ def test_a_paid_stack_is_never_changed_unasked(dev: Project, disguise: Callable[
     assert [(thing.type, thing.id) for thing in dev.cloud.things()] == before
 
 
-def test_a_renamed_project_says_that_its_keys_are_anothers(dev: Project) -> None:
-    """`dev` belongs to project `other` by now."""
-    rename(dev, "other")
-    refused = dev.pulumi("preview", ok=False)
-    assert "model-endpoint:target" in refused.text
-    assert 'pulumi config set target "$(pulumi config get model-endpoint:target)"' in refused.text
-
-
 # --- stack local, of a shell whose settings are in the way ---
 
 
