@@ -5,6 +5,7 @@ All problems are reported in one error, each with key, value, rule and the comma
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import fields
 from importlib.util import find_spec
@@ -64,7 +65,7 @@ def parse_settings(
     `root` is the project's folder. Raises ConfigError.
     """
     config = parse_config(catalog(root / "Pulumi.yaml"), raw, secrets)
-    misplaced = _misplaced_keys(config, others, project)
+    misplaced = _misplaced_keys(config, others, project, stack)
     if problems := [*check_stack_name(stack), *config.problems, *check_config(config, region, others), *misplaced]:
         raise ConfigError(stack, problems)
     groups = {name: _fill(group, config.values) for name, group in GROUPS.items()}
@@ -72,20 +73,23 @@ def parse_settings(
     return Settings(project=project, stack=stack, region=region or "", sign_in=sign_in, **groups)
 
 
-def _misplaced_keys(config: ParsedConfig, others: Mapping[str, str], project: str) -> Iterator[Problem]:
+def _misplaced_keys(config: ParsedConfig, others: Mapping[str, str], project: str, stack: str) -> Iterator[Problem]:
     """Find our keys in the namespace of another project: a renamed project leaves all of its config there, unread."""
     for full, value in others.items():
         namespace, _, name = full.partition(":")
         key = config.keys.get(name)
-        of_provider = find_spec(f"pulumi_{namespace.replace('-', '_')}")
+        of_provider = find_spec("pulumi_" + re.sub(r"\W", "_", namespace))
         if namespace != _NAME_AT_FIRST and (key is None or of_provider):
             continue
         is_secret = full in config.secrets or (key is not None and key.secret)
-        command = f"pulumi config rm {full}"
-        if key is not None and name not in config.changed:
-            command = (
-                f'pulumi config set {"--secret " if is_secret else ""}{name} "$(pulumi config get {full})" && {command}'
-            )
+        remove = f"pulumi config rm {full}"
+        if key is None or name in config.changed:
+            command = remove
+        elif key.is_map:  # as text it would be lost when a path below it is set
+            command = f"sed -i.bak s/{full}/{project}:{name}/ Pulumi.{stack}.yaml"
+        else:
+            flag = "--secret " if is_secret else ""
+            command = f'pulumi config set {flag}{name} "$(pulumi config get {full})" && {remove}'
         rule = f"has no effect: this is project {project}, and the key is one of project {namespace}"
         yield Problem(full, display(value, is_secret), rule, command)
 

@@ -165,6 +165,29 @@ def test_a_state_that_holds_more_than_a_process_is_asked_about(
     state_with(undeployed)
 
 
+def test_the_commands_that_move_a_renamed_projects_keys_do_so(undeployed: Project) -> None:
+    undeployed.configure({"endpointTimeoutSeconds": 77}, {"apiKey": "a-key-of-sixteen-letters"})
+    undeployed.pulumi("config", "set", "--path", "environment.LOG_LEVEL", "debug")
+    undeployed.pulumi("config", "set", "tarqet", "local")
+    rename(undeployed, "third")
+    undeployed.pulumi("stack", "select", "--create")
+    refused = undeployed.pulumi("preview", ok=False)
+    lines = map(str.strip, refused.stdout.splitlines())
+    commands = [line for line in lines if line.startswith(("pulumi config ", "sed "))]
+    assert len(commands) == 4, refused.stdout
+    for command in commands:
+        subprocess.run(["sh", "-ec", command], cwd=undeployed.root, env=undeployed.environment, check=True, timeout=60)
+    undeployed.pulumi("preview")
+    undeployed.pulumi("config", "set", "--path", "environment.MAX_ROWS", "5")
+    said = json.loads(undeployed.pulumi("config", "--json", "--show-secrets").stdout)
+    assert {key: said[f"third:{key}"]["value"] for key in ("endpointTimeoutSeconds", "apiKey", "environment")} == {
+        "endpointTimeoutSeconds": "77",
+        "apiKey": "a-key-of-sixteen-letters",
+        "environment": '{"LOG_LEVEL":"debug","MAX_ROWS":5}',
+    }
+    assert not [key for key in said if key.startswith("model-endpoint:")]
+
+
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 
 
@@ -248,14 +271,6 @@ def test_a_paid_stack_is_never_changed_unasked(dev: Project, disguise: Callable[
         assert refused.code != 0
         assert REFUSED in refused.stderr
     assert [(thing.type, thing.id) for thing in dev.cloud.things()] == before
-
-
-def test_a_renamed_project_says_that_its_keys_are_anothers(dev: Project) -> None:
-    """`dev` belongs to project `other` by now."""
-    rename(dev, "other")
-    refused = dev.pulumi("preview", ok=False)
-    assert "model-endpoint:target" in refused.text
-    assert 'pulumi config set target "$(pulumi config get model-endpoint:target)"' in refused.text
 
 
 # --- stack local, of a shell whose settings are in the way ---

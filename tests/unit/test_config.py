@@ -48,6 +48,13 @@ OTHERS: dict[str, tuple[str, str, str]] = {
         KEY, "[hidden]", 'pulumi config set --secret apiKey "$(pulumi config get model-endpoint:apiKey)"'
         " && pulumi config rm model-endpoint:apiKey",
     ),
+    "model-endpoint:environment": (
+        '{"LOG_LEVEL": "debug"}', "[hidden]",
+        "sed -i.bak s/model-endpoint:environment/other:environment/ Pulumi.dev.yaml",
+    ),
+    "a.fork:example": ("", "(not set)", 'pulumi config set example "$(pulumi config get a.fork:example)"'
+        " && pulumi config rm a.fork:example",
+    ),
     "another-fork:replicas": (
         "5", '"5"', 'pulumi config set replicas "$(pulumi config get another-fork:replicas)"'
         " && pulumi config rm another-fork:replicas",
