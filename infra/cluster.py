@@ -170,7 +170,9 @@ class Cluster(pulumi.ComponentResource):
             f"{self._name}-network-policy",
             # Auto Mode stores network policies and enforces them only where this is set [docs.aws.amazon.com,
             # eks/latest/userguide/auto-net-pol]; its default node class allows what no policy speaks of.
-            metadata=k8s.meta.v1.ObjectMetaArgs(name="amazon-vpc-cni", namespace="kube-system"),
+            metadata=k8s.meta.v1.ObjectMetaArgs(
+                name="amazon-vpc-cni", namespace="kube-system", annotations=naming.TAKES_FIELDS_BACK
+            ),
             data={"enable-network-policy-controller": "true"},
             opts=pulumi.ResourceOptions(parent=self, provider=self.provider),
         )
@@ -182,7 +184,7 @@ class Cluster(pulumi.ComponentResource):
             f"{self._name}-nodes",
             api_version="karpenter.sh/v1",
             kind="NodePool",
-            metadata=k8s.meta.v1.ObjectMetaArgs(name=pool),
+            metadata=k8s.meta.v1.ObjectMetaArgs(name=pool, annotations=naming.TAKES_FIELDS_BACK),
             spec=node_pool_spec(self._args.settings, self._args.architecture, self._args.gpus),
             opts=pulumi.ResourceOptions(parent=self, provider=self.provider),
         )

@@ -13,6 +13,7 @@ from infra.config.schema import Settings
 from infra.domain import Domain, DomainArgs
 from infra.load_balancer import nlb
 from infra.network import Network, NetworkArgs
+from infra.reachability import require_eks_cluster
 from infra.registry import Registry, RegistryArgs
 from infra.stack_pin import check_network, pin_stack
 from infra.state import outputs_of, previous_resources
@@ -22,6 +23,7 @@ def eks_platform(settings: Settings) -> Platform:
     """Make the cluster and all that it stands on; destroy takes it down in the opposite order."""
     pin_stack("Region", settings.region)
     check_network(settings.network)
+    require_eks_cluster(previous_resources(), settings.cluster.public_access_cidrs)
     tags = naming.tags(
         project=settings.project, stack=settings.stack, owner=settings.tags.owner, cost_center=settings.tags.cost_center
     )

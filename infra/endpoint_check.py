@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+import msgspec
 import pulumi
 from pulumi.dynamic import (
     CheckResult,
@@ -22,12 +22,14 @@ from pulumi.dynamic import (
 
 from infra.build_context import Release
 from infra.config.schema import Settings
-from infra.http_probe import Answer, ask, attempts
+from infra.http_probe import Answer, ask, attempts, shorten
 from infra.rollout import RolloutError
 from infra.server_contract import PREDICT_PATH
 
-RETRIED = frozenset({404, 408, 425, 429})
-"""Refusals that may pass; any other 4xx says that the example itself is wrong."""
+RETRIED = frozenset({408, 425, 429})
+"""Refusals that pass with the load or the time; any other 4xx says that the example or the key is wrong."""
+_ROUTE_SECONDS = 60.0
+"""How long after it was ready first an endpoint may answer 404: a gateway learns its paths one by one."""
 
 _CHECKED_AGAIN = ("url", "release", "readiness_path", "example", "environment", "key_generation")
 """Inputs whose change asks the endpoint again; a new deadline or kubeconfig does not."""
@@ -200,37 +202,52 @@ def await_prediction(
 ) -> tuple[str | None, str | None]:
     """Wait until `base` is ready and answers `example`; the model's name and version as it answers them.
 
-    Raises EndpointError when it refuses the example for good, and after `timeout_seconds`. `details` is asked then.
+    Raises EndpointError when its answer is wrong for good, and after `timeout_seconds`. `details` is asked then.
     """
     started = time.monotonic()
     deadline = started + timeout_seconds
+    ready_since: float | None = None
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    asked, answer = "nothing", Answer(0, "none")
+    asked, answer = "nothing", Answer(0, b"none")
     problem = f"{base} did not answer a prediction within {timeout_seconds:g} seconds"
     for left in attempts(deadline):
         asked = f"GET {base}{readiness_path}"
         answer = ask(base + readiness_path, None, {}, left)
         if not 200 <= answer.status < 300:
             continue
-        asked = f"POST {base}{PREDICT_PATH} {example}"
+        asked = f"POST {base}{PREDICT_PATH} {shorten(example)}"
         answer = ask(base + PREDICT_PATH, example, headers, max(deadline - time.monotonic(), 1))
-        if answer.status == 200:
+        now = time.monotonic()
+        ready_since = ready_since or now
+        if answer.status == 200 and answer.flaw is None:
             try:
-                return _model_of(json.loads(answer.text))
-            except (ValueError, RecursionError):
-                answer = Answer(200, f"(not JSON) {answer.text}")
-        elif (
-            400 <= answer.status < 500 and answer.status not in RETRIED and time.monotonic() - started >= settle_seconds
-        ):
+                return _model_of(answer.body)
+            except (msgspec.DecodeError, RecursionError):
+                answer = replace(answer, flaw="not JSON")
+        if answer.flaw == "too long":
+            problem = f"{base} answers the example prediction without end; asking again would not help"
+            break
+        is_refusal = 400 <= answer.status < 500 and answer.status not in RETRIED
+        may_pass = now - started < settle_seconds or (answer.status == 404 and now - ready_since < _ROUTE_SECONDS)
+        if is_refusal and not may_pass:
             problem = f"{base} refuses the example prediction; asking again would not help"
             break
     raise EndpointError(problem, asked=asked, answer=_hide(api_key, str(answer)), details=_hide(api_key, details()))
 
 
-def _model_of(answer: Any) -> tuple[str | None, str | None]:
-    if not isinstance(answer, dict):
+class _Prediction(msgspec.Struct):
+    """The only part of an answer that is kept."""
+
+    model: Any = None
+
+
+def _model_of(body: bytes | bytearray) -> tuple[str | None, str | None]:
+    """Read the model's name and version, and check that the whole is JSON, without building the rest of it."""
+    msgspec.json.decode(body, type=msgspec.Raw)
+    try:
+        model = msgspec.json.decode(body, type=_Prediction).model
+    except msgspec.ValidationError:  # another JSON value than an object
         return None, None
-    model = cast("dict[str, Any]", answer).get("model")
     if not isinstance(model, dict):
         return None, None
     found = cast("dict[str, Any]", model)

@@ -10,27 +10,43 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, field
+from typing import Literal, cast
 
 _FIRST_PAUSE_SECONDS = 0.2
 _MAX_PAUSE_SECONDS = 10.0
 _PAUSE_GROWTH = 1.5
 _MAX_REQUEST_SECONDS = 30.0
-_MAX_ANSWER_BYTES = 1024 * 1024
+"""Longest wait for the beginning of an answer, and for more of it."""
+_MIN_BYTES_PER_SECOND = 64 * 1024
+"""Slowest answer that is read on for longer than that."""
+_MAX_ANSWER_BYTES = 1024 * 1024 * 1024
 _MAX_SHOWN = 500
-"""Characters of an answer that an error shows."""
+"""Characters of an answer or a request that an error shows."""
+
+Flaw = Literal["not JSON", "too long", "too slow", "broken off"]
 
 
 @dataclass(frozen=True)
 class Answer:
     status: int
-    """0: there was none, and `text` says why."""
-    text: str
+    """0: there was none, and `body` says why."""
+    body: bytes | bytearray = field(repr=False)
+    flaw: Flaw | None = None
+    """Why `body` proves nothing; one that is too long, too slow or broken off is not whole."""
+
+    @classmethod
+    def none(cls, reason: object) -> Answer:
+        return cls(0, f"none ({reason})".encode())
 
     def __str__(self) -> str:
-        shown = self.text if len(self.text) <= _MAX_SHOWN else f"{self.text[:_MAX_SHOWN]}..."
-        return f"{self.status} {shown}".rstrip() if self.status else shown
+        text = shorten(self.body[: 4 * _MAX_SHOWN].decode(errors="replace").strip())
+        return " ".join(filter(None, [str(self.status or ""), f"({self.flaw})" if self.flaw else "", text]))
+
+
+def shorten(text: str) -> str:
+    """Cut a long text for a message."""
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def attempts(deadline: float) -> Iterator[float]:
@@ -43,7 +59,10 @@ def attempts(deadline: float) -> Iterator[float]:
 
 
 def ask(url: str, body: str | None, headers: Mapping[str, str], timeout_seconds: float) -> Answer:
-    """Send GET, or POST with a JSON `body`, and wait `timeout_seconds`, at most 30, for the whole answer."""
+    """Send GET, or POST with a JSON `body`, and wait `timeout_seconds` for the whole answer.
+
+    An answer that comes slowly, or not at all, is given up after 30 seconds.
+    """
     # Without urllib's handlers for redirects and errors every status is an answer: a redirect that is followed would
     # prove another URL.
     opener = urllib.request.OpenerDirector()
@@ -55,6 +74,7 @@ def ask(url: str, body: str | None, headers: Mapping[str, str], timeout_seconds:
         urllib.request.UnknownHandler(),
     ):
         opener.add_handler(handler)
+    started = time.monotonic()
     seconds = min(timeout_seconds, _MAX_REQUEST_SECONDS)
     request = urllib.request.Request(  # noqa: S310  # the handlers above know http and https only
         url,
@@ -63,21 +83,27 @@ def ask(url: str, body: str | None, headers: Mapping[str, str], timeout_seconds:
     )
     try:
         with contextlib.closing(cast("http.client.HTTPResponse", opener.open(request, timeout=seconds))) as response:
-            return Answer(response.status, _read(response, time.monotonic() + seconds))
+            return _read(response, started, timeout_seconds)
     except urllib.error.URLError as error:
-        return Answer(0, f"none ({error.reason})")
+        return Answer.none(error.reason)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        return Answer(0, f"none ({str(error) or type(error).__name__})")
+        return Answer.none(str(error) or type(error).__name__)
 
 
-def _read(response: http.client.HTTPResponse, deadline: float) -> str:
-    """Read the body or its beginning; a server that sends it a byte at a time does not hold us."""
-    found = b""
-    while chunk := response.read1(65536):
-        found += chunk
-        if len(found) > _MAX_ANSWER_BYTES or time.monotonic() > deadline:
-            break
-    return found.decode(errors="replace").strip()
+def _read(response: http.client.HTTPResponse, started: float, timeout_seconds: float) -> Answer:
+    """Read the body, as long as it comes fast enough and is not endless."""
+    body = bytearray()
+    flaw: Flaw | None = None
+    while flaw is None and (chunk := response.read1(1024 * 1024)):
+        body += chunk
+        seconds = min(_MAX_REQUEST_SECONDS + len(body) / _MIN_BYTES_PER_SECOND, timeout_seconds)
+        if len(body) > _MAX_ANSWER_BYTES:
+            flaw = "too long"
+        elif time.monotonic() - started > seconds:
+            flaw = "too slow"
+    if flaw is None and response.length:
+        flaw = "broken off"
+    return Answer(response.status, body, flaw)
 
 
 def _is_loopback(host: str) -> bool:

@@ -34,6 +34,12 @@ class Context:
     """The cluster's name in the kubeconfig."""
     server: str
     """URL of the API server."""
+    name: str
+    """The context's own name."""
+    proxied: bool = False
+    """Whether the API server is reached through a proxy that the kubeconfig names."""
+    tls_server_name: str | None = None
+    """Name to ask for in TLS; None: the host in `server`."""
 
 
 def load_kubeconfig(given: str | None, environment: Mapping[str, str]) -> Entry:
@@ -94,7 +100,14 @@ def choose_context(kubeconfig: Entry, context: str | None) -> Context:
         "clusters": [{"name": cluster_name, "cluster": cluster}],
         "users": [{"name": user_name, "user": users.get(user_name, {})}],
     }
-    return Context(json.dumps(minimal, sort_keys=True, default=str), cluster_name, str(cluster["server"]))
+    return Context(
+        kubeconfig=json.dumps(minimal, sort_keys=True, default=str),
+        cluster=cluster_name,
+        server=str(cluster["server"]),
+        name=wanted,
+        proxied=bool(cluster.get("proxy-url")),
+        tls_server_name=cluster.get("tls-server-name"),
+    )
 
 
 def _parse(text: str, source: str, folder: Path | None) -> Entry:

@@ -14,6 +14,7 @@ from infra.cluster_platform import Platform, Repository
 from infra.config.schema import ExistingSettings, Settings
 from infra.kubeconfig import Context, choose_context, load_kubeconfig
 from infra.load_balancer import plain
+from infra.reachability import require_existing_cluster
 from infra.stack_pin import pin_stack
 
 DOCKER_HUB = "docker.io"
@@ -51,9 +52,13 @@ class ExistingCluster(pulumi.ComponentResource):
 
 
 def existing_platform(settings: Settings) -> Platform:
-    """Connect to the cluster and the repository of the config; nothing else is made. Raises KubeconfigError."""
+    """Connect to the cluster and the repository of the config; nothing else is made.
+
+    Raises KubeconfigError, and UnreachableError when the cluster does not answer.
+    """
     kubeconfig = load_kubeconfig(settings.existing.kubeconfig, os.environ)
     context = choose_context(kubeconfig, settings.existing.context)
+    require_existing_cluster(context)
     pin_stack("Cluster", context.server)
     cluster = ExistingCluster("cluster", context)
     repository = existing_repository(settings.existing)

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 APP = "model-endpoint"
+TAKES_FIELDS_BACK = {"pulumi.com/patchForce": "true"}
+"""Annotation of every Kubernetes object: the program wins over a hand edit and over another manager of its fields.
+
+Without it they are a conflict, at which previews and `up` stop.
+"""
 
 _MAX_LABEL = 63
 """Characters of a label's value, which ends in a letter or digit [Kubernetes, Labels and Selectors]."""

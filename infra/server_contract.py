@@ -47,7 +47,7 @@ The tests hold it against what `infra/service.py` and `infra/local/supervisor.py
 
 
 def reason_against(variable: str) -> str | None:
-    """Why no config may set a variable of the server, to follow its name; None: it may."""
+    """Return the reason why no config may set a variable of the server, to follow its name; None: it may."""
     if variable.startswith("PYTHON"):
         return "is not for the server: it would change the interpreter that runs it"
     return RESERVED_VARIABLES.get(variable)

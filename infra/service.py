@@ -26,8 +26,6 @@ _STARTUP_PERIOD_SECONDS = 1
 _MIN_READY_SECONDS = 5
 """A pod that is ready for less does not count: one that dies of its first requests never replaces a good one."""
 _TMP_SIZE = "256Mi"
-_DECLARED = {"pulumi.com/patchForce": "true"}
-"""Lets the program win over a hand edit: without it, refresh and `up` stop at a conflict of field managers."""
 _LOAD_BALANCER_TIMEOUTS = pulumi.CustomTimeouts(create="15m", update="15m", delete="15m")
 """Clouds take minutes to make a load balancer, and to take it down."""
 _MIN_LOG_REQUESTS = 5
@@ -107,7 +105,7 @@ class ModelService(pulumi.ComponentResource):
         self.port = 443 if args.https else args.settings.service_port
         self.namespace = self._namespace()
         self._metadata = k8s.meta.v1.ObjectMetaArgs(
-            namespace=self.namespace, labels=self._labels, annotations=_DECLARED
+            namespace=self.namespace, labels=self._labels, annotations=naming.TAKES_FIELDS_BACK
         )
         policy = self._network_policy()
         deployment = self._deployment(self._service_account(), self._key_secret(), policy)
@@ -130,7 +128,7 @@ class ModelService(pulumi.ComponentResource):
         labels = {**self._labels, **_pod_security()}
         namespace = k8s.core.v1.Namespace(
             f"{self._name}-namespace",
-            metadata=k8s.meta.v1.ObjectMetaArgs(labels=labels, annotations=_DECLARED),
+            metadata=k8s.meta.v1.ObjectMetaArgs(labels=labels, annotations=naming.TAKES_FIELDS_BACK),
             opts=self._serving,
         )
         return namespace.metadata.apply(_name)
@@ -203,7 +201,7 @@ class ModelService(pulumi.ComponentResource):
         return k8s.apps.v1.Deployment(
             f"{self._name}-deployment",
             metadata=k8s.meta.v1.ObjectMetaArgs(
-                namespace=self.namespace, labels=versioned, annotations={**_DECLARED, **WAIT_FOR_END}
+                namespace=self.namespace, labels=versioned, annotations={**naming.TAKES_FIELDS_BACK, **WAIT_FOR_END}
             ),
             spec=k8s.apps.v1.DeploymentSpecArgs(
                 replicas=args.settings.replicas,
@@ -280,7 +278,7 @@ class ModelService(pulumi.ComponentResource):
 
     def _service(self) -> k8s.core.v1.Service:
         args, balancer, v1 = self._args, self._args.load_balancer, k8s.core.v1
-        annotations = {**_DECLARED, **WAIT_FOR_ADDRESS, **balancer.annotations}
+        annotations = {**naming.TAKES_FIELDS_BACK, **WAIT_FOR_ADDRESS, **balancer.annotations}
         scheme = "https" if args.https else "http"
         return v1.Service(
             f"{self._name}-service",

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tools import environment, pulumi_cli, shell, state
+from tools import environment, passphrase, pulumi_cli, shell, state
 from tools.console import say
 
 ROOT = Path(__file__).parents[1]
@@ -27,6 +27,8 @@ TARGET_PIN = "::model-endpoint:target:Target::"
 """Stands in the URN of the marker that a live stack carries, before the name of its target."""
 LOCAL_PACKAGES = {"model-endpoint", "pulumi", "pulumi-python"}
 """The packages of what a local stack holds: processes and the program's own components."""
+MAX_PASTED_CHARACTERS = 1000
+"""A longer example is printed as the name of a file."""
 END_TO_END_TESTS = ROOT / "tests/e2e"
 CLUSTER_FIGURES = ROOT / "bench/results/cluster.json"
 
@@ -42,6 +44,11 @@ class Pulumi:
     stack: str
     variables: dict[str, str]
     """Environment variables that it needs besides the user's own."""
+
+    @property
+    def name(self) -> str:
+        """The stack's name without organization and project."""
+        return self.stack.rpartition("/")[2]
 
     def __call__(self, *arguments: str) -> int:
         """Run it in front of the user."""
@@ -108,13 +115,21 @@ def pulumi() -> Pulumi:
     known = sorted(
         {EMBEDDED_STACK} | {file.name[len("Pulumi.") : -len(".yaml")] for file in ROOT.glob("Pulumi.*.yaml")}
     )
-    if stack.rpartition("/")[2] not in known:
+    if Pulumi(stack, {}).name not in known:
         raise UsageError(
             f"STACK={stack}: there is no Pulumi.{stack}.yaml. Stacks here: {', '.join(known)}.\n"
             f"  To make another: pulumi stack init {stack} && pulumi config set target <local|kubernetes|eks>"
         )
     environment.enter(ROOT, "tools.run", *sys.argv[1:])
     return Pulumi(stack, variables())
+
+
+def unlocked() -> Pulumi:
+    """`pulumi()`, once it is known that the stack's secrets can be read."""
+    cli = pulumi()
+    if problem := passphrase.problem(ROOT / f"Pulumi.{cli.name}.yaml", cli.environment):
+        raise UsageError(problem)
+    return cli
 
 
 def consent(*, local: bool) -> list[str]:
@@ -139,7 +154,7 @@ def is_local(cli: Pulumi) -> bool:
 
 def up() -> int:
     """Bring the stack up, then print where it answers and how to call it."""
-    cli = pulumi()
+    cli = unlocked()
     failed = cli.select()
     if failed:
         return failed
@@ -166,7 +181,18 @@ def curl(cli: Pulumi, endpoint: str) -> str:
         if cli.variables:
             ask = f'eval "$(make -s env)" && {ask}'
         key = f' -H "Authorization: Bearer $({ask})"'
-    return f"curl {endpoint}/predict{key} -d {shlex.quote(example(cli))}"
+    direct = " --noproxy 127.0.0.1" if "no_proxy" in cli.variables and endpoint.startswith("http://127.0.0.1:") else ""
+    return f"curl{direct} {endpoint}/predict{key} -d {pasted(example(cli), cli.name)}"
+
+
+def pasted(body: str, stack: str) -> str:
+    """Write `body` as curl's argument: quoted, or as the name of a file that holds it where it is long."""
+    if len(body) <= MAX_PASTED_CHARACTERS:
+        return shlex.quote(body)
+    file = ROOT / f".build/{stack}.example.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(body)
+    return f"@{file.relative_to(ROOT)}"
 
 
 def example(cli: Pulumi) -> str:
@@ -180,7 +206,7 @@ def example(cli: Pulumi) -> str:
 
 def preview() -> int:
     """Show what `up` would change."""
-    cli = pulumi()
+    cli = unlocked()
     return cli.select() or cli("preview", "--stack", cli.stack)
 
 
@@ -192,8 +218,8 @@ def output() -> int:
 
 def down() -> int:
     """Destroy what the stack made; the stack itself, its config and its history stay."""
-    cli = pulumi()
-    return cli("destroy", "--stack", cli.stack, *consent(local=is_local(cli)))
+    cli = unlocked()
+    return cli("stack", "select", cli.stack) or cli("destroy", "--stack", cli.stack, *consent(local=is_local(cli)))
 
 
 def env() -> int:
@@ -231,7 +257,10 @@ def test() -> int:
 
 def e2e() -> int:
     """Run the tests on a real cluster, one after the other; show what was skipped and the figures, which are kept."""
-    return in_environment("pytest", str(END_TO_END_TESTS), f"--keep-figures={CLUSTER_FIGURES}", cli=True)
+    # Prepared before pytest, which would hold back how far it is.
+    return in_environment("python", "-m", "tests.e2e") or in_environment(
+        "pytest", str(END_TO_END_TESTS), f"--keep-figures={CLUSTER_FIGURES}", cli=True
+    )
 
 
 def locks() -> int:

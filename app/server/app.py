@@ -16,7 +16,7 @@ import msgspec
 
 from . import log
 from .batching import Batcher, BatchSlice, Engine, QueueLimits
-from .errors import Problem
+from .errors import OutOfMemory, Problem, problem_of
 from .http.messages import JSON, Request, Response, encode, problem_response
 from .model.calibration import Calibration
 from .model.manifest import Manifest
@@ -57,7 +57,7 @@ class App:
     def __init__(self, metrics: Metrics, api_key: bytes | None, tracer: Tracer | None = None) -> None:
         self._metrics = metrics
         self._tracer = tracer
-        self._api_key = api_key
+        self._authorization = None if api_key is None else b"Bearer " + api_key
         self._log_requests = log.logger.isEnabledFor(logging.DEBUG)
         self._state: State = "loading"
         self._held_probes: dict[Request, None] = {}
@@ -147,7 +147,7 @@ class App:
         return None
 
     def vital(self, request: Request) -> bool:
-        """Whether a request is a probe or a scrape."""
+        """Tell probes and scrapes from other requests."""
         route = self._routes.get(request.path)
         return route is not None and route.vital
 
@@ -170,8 +170,8 @@ class App:
             raise Problem(405, "method_not_allowed", f"this path takes {allowed}", headers=(("allow", allowed),))
         if not route.body_types:
             return
-        if self._api_key is not None:
-            self._check_key(request, self._api_key)
+        if self._authorization is not None:
+            self._check_key(request, self._authorization)
         content_type = request.headers.get(b"content-type", b"")
         if content_type != b"application/json":
             content_type = content_type.decode("latin-1").partition(";")[0].strip().lower()
@@ -180,9 +180,12 @@ class App:
         if b"content-encoding" in request.headers and request.headers[b"content-encoding"].lower() != b"identity":
             raise Problem(415, "unsupported_media_type", "send the body without a content encoding")
 
-    def _check_key(self, request: Request, api_key: bytes) -> None:
-        scheme, _, key = request.headers.get(b"authorization", b"").partition(b" ")
-        if scheme.lower() != b"bearer" or not hmac.compare_digest(key.lstrip(b" "), api_key):
+    def _check_key(self, request: Request, authorization: bytes) -> None:
+        given = request.headers.get(b"authorization", b"")
+        if hmac.compare_digest(given, authorization):
+            return
+        scheme, _, key = given.partition(b" ")  # in any case, and any number of spaces [RFC 9110 11.1, 11.4]
+        if not hmac.compare_digest(b"%b %b" % (scheme.capitalize(), key.lstrip(b" ")), authorization):
             raise Problem(
                 401,
                 "unauthorized",
@@ -196,9 +199,8 @@ class App:
             self._routes[request.path].respond(request)
         except Problem as problem:
             self.answer(request, problem)
-        except Exception:
-            log.logger.exception("request_failed", extra={"fields": self._identity(request)})
-            self.answer(request, Problem(500, "internal_error", "the server failed; its log says why"))
+        except Exception as error:
+            self.answer(request, problem_of(error, "request_failed", **self._identity(request)))
 
     def answer(self, request: Request, outcome: Response | Problem, part: BatchSlice | None = None) -> None:
         """Send a request's answer; `part` is its part of the run that it comes from."""
@@ -212,6 +214,8 @@ class App:
 
     def _settle(self, request: Request | None, outcome: Response | Problem, part: BatchSlice | None) -> Response:
         """Count, log and trace an outcome, whichever way its answer goes out."""
+        if isinstance(outcome, OutOfMemory):
+            self._metrics.out_of_memory()
         response = self._response(outcome, request) if isinstance(outcome, Problem) else outcome
         if request is None:
             self._metrics.answered("other", response.status)

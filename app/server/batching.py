@@ -18,13 +18,13 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import msgspec
 
 from . import log
-from .errors import Problem
+from .errors import Problem, problem_of
 from .model.calibration import Calibration
 from .model.inputs import Inputs
 from .model.tensors import Tensors
 
 _EWMA_WEIGHT = 0.2
-"""Weight of the newest batch in the moving average of seconds per row."""
+"""Weight of the newest batch in the moving average of seconds per cost."""
 
 
 class Cancellable(Protocol):
@@ -45,8 +45,12 @@ class Engine(Protocol):
 
     prepares: bool
     """Whether `prepare` does anything."""
-    shapes_vary: bool
-    """Whether two requests may have rows of different shapes."""
+    sizes_vary: bool
+    """Whether two requests may have rows of different shapes, or texts of different lengths."""
+
+    def row_cost(self, inputs: Tensors) -> int:
+        """Tell what the largest row costs, where sizes vary; a batch's cost is that of its largest row, for each."""
+        ...
 
     def prepare(self, inputs: Inputs) -> Inputs:
         """Turn what one request sent into what `join` takes. Raises a Problem for what is wrong with it."""
@@ -102,7 +106,9 @@ class Job(msgspec.Struct, eq=False):
     size: int = 0
     """Bytes that it holds while it waits."""
     shape: object = None
-    """Set where shapes vary: only jobs of equal shape share a run."""
+    """Set where sizes vary: only jobs of equal shape share a run."""
+    row_cost: int = 1
+    """Cost of its largest row; set where sizes vary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,18 +148,21 @@ class Batcher:
         self._engine = engine
         self._inline_rows = calibration.inline_rows
         self._best_rows = calibration.best_rows
+        self._inline_cost = calibration.inline_rows * calibration.row_cost
+        self._best_cost = calibration.best_rows * calibration.row_cost
         self._limits = limits
         self._observer = observer
-        self._shapes_vary = engine.shapes_vary
+        self._sizes_vary = engine.sizes_vary
         self._queue: deque[Job] = deque()
         self._busy = False
         self._running_rows = 0
-        self._taken_rows = 0
+        self._running_cost = self._waiting_cost = 0
+        self._taken_cost = 0
         self._taken_at = 0.0
         self._backlogged = False
         """The latest batch left jobs waiting, so that its time tells what a row takes when there are many."""
         self._bytes = 0
-        self._seconds_per_row = calibration.seconds_per_row
+        self._seconds_per_cost = calibration.seconds_per_row / calibration.row_cost
         self._next_batch_rows = min(calibration.best_rows, limits.rows)
         """Up to so many rows wait for the next run only, and are admitted unseen."""
         self._loop = asyncio.get_running_loop()
@@ -163,16 +172,23 @@ class Batcher:
     @property
     def wait_seconds(self) -> float:
         """Expected wait of a request that comes now."""
-        return (self.waiting_rows + self._running_rows) * self._seconds_per_row
+        return (self._waiting_cost + self._running_cost) * self._seconds_per_cost
+
+    @property
+    def idle(self) -> bool:
+        """Whether no job is running or waiting."""
+        return not self._busy
 
     def submit(self, job: Job) -> None:
         """Queue a job; a Problem with status 429 when it would wait too long or too much waits already."""
         if self.waiting_rows + job.rows > self._next_batch_rows or self._bytes + job.size > self._limits.bytes:
             self._admit(job)
-        if self._shapes_vary and isinstance(job.inputs, dict):
+        if self._sizes_vary and isinstance(job.inputs, dict):
             job.shape = {name: array.shape[1:] for name, array in job.inputs.items()}
+            job.row_cost = self._engine.row_cost(job.inputs)
         self._queue.append(job)
         self.waiting_rows += job.rows
+        self._waiting_cost += job.rows * job.row_cost
         self._bytes += job.size
         if not self._busy:
             self._busy = True
@@ -196,6 +212,7 @@ class Batcher:
             (expired if job.caller.abandoned or now > job.deadline else kept).append(job)
         self._queue = kept
         self.waiting_rows -= sum(job.rows for job in expired)
+        self._waiting_cost -= sum(job.rows * job.row_cost for job in expired)
         self._bytes -= sum(job.size for job in expired)
         for job in expired:  # only now: its reply may submit the client's next job at once
             self._expire(job)
@@ -209,22 +226,26 @@ class Batcher:
             self._deliver(job, Problem(504, "deadline_exceeded", message))
 
     def _next_batch(self) -> list[Job]:
-        """Take the oldest job, and those that fit it in shape and in number."""
+        """Take the oldest job, and those that fit it in shape, in number and in cost."""
         batch: list[Job] = []
         others: list[Job] = []
-        rows = 0
+        rows = row_cost = 0
+        max_rows = self._best_rows
         now = time.perf_counter()
         if self._backlogged:
-            self._update_seconds_per_row(now)  # from batch to batch: what is done between runs takes its time, too
-        while self._queue and rows < self._best_rows:
+            self._update_seconds_per_cost(now)  # from batch to batch: what is done between runs takes its time, too
+        while self._queue and rows < max_rows:
             job = self._queue.popleft()
             if batch and job.shape != batch[0].shape:
                 others.append(job)
                 continue
-            if batch and rows + job.rows > self._best_rows:
+            if job.row_cost > row_cost:
+                row_cost, max_rows = job.row_cost, self._max_rows(job.row_cost)
+            if batch and rows + job.rows > max_rows:
                 others.append(job)
                 break
             self.waiting_rows -= job.rows
+            self._waiting_cost -= job.rows * job.row_cost
             self._bytes -= job.size
             if job.caller.abandoned or now > job.deadline:
                 self._expire(job)
@@ -232,16 +253,21 @@ class Batcher:
                 batch.append(job)
                 rows += job.rows
         self._queue.extendleft(reversed(others))
-        self._running_rows = self._taken_rows = rows
+        self._running_rows = rows
+        self._running_cost = self._taken_cost = rows * row_cost
         self._taken_at = now
         self._backlogged = bool(self._queue)
         return batch
+
+    def _max_rows(self, row_cost: int) -> int:
+        """Rows of this cost in a batch, at most: as many as were best, of as much as those held."""
+        return max(1, min(self._best_rows, self._best_cost // row_cost))
 
     def _run_next(self) -> None:
         batch = self._next_batch()
         if not batch:
             self._busy = False
-        elif self._running_rows <= self._inline_rows:
+        elif self._running_rows <= self._inline_rows and self._running_cost <= self._inline_cost:
             self._finish(self._attempt(batch))
         else:
             run = self._loop.run_in_executor(self._thread, self._attempt, batch)
@@ -257,7 +283,7 @@ class Batcher:
                     job.inputs = self._engine.prepare(job.inputs)
                     ready.append(job)
                 except Exception as error:
-                    runs.append(_Run([job], {}, _problem(error)))
+                    runs.append(_Run([job], {}, problem_of(error, "run_failed")))
             jobs = ready
         return runs + self._run(jobs) if jobs else runs
 
@@ -265,10 +291,10 @@ class Batcher:
         started = time.perf_counter()
         try:
             inputs = self._engine.join([job.inputs for job in jobs])
-            outputs = self._engine.run(inputs, self._best_rows)
+            outputs = self._engine.run(inputs, self._max_rows(max([job.row_cost for job in jobs])))
         except Exception as error:
             if len(jobs) == 1:
-                return [_Run(jobs, {}, _problem(error))]
+                return [_Run(jobs, {}, problem_of(error, "run_failed"))]
             half = len(jobs) // 2  # only the culprit fails, and one among many costs few runs
             return self._run(jobs[:half]) + self._run(jobs[half:])
         rows = sum([job.rows for job in jobs])
@@ -276,7 +302,7 @@ class Batcher:
 
     def _finish(self, runs: list[_Run]) -> None:
         if not self._backlogged:
-            self._update_seconds_per_row(time.perf_counter())
+            self._update_seconds_per_cost(time.perf_counter())
         for jobs, inputs, outcome in runs:
             first = 0
             if isinstance(outcome, Batch):
@@ -286,17 +312,17 @@ class Batcher:
                 if not job.caller.abandoned:
                     self._deliver(job, BatchSlice(outcome, first, end) if isinstance(outcome, Batch) else outcome)
                 first = end
-        self._running_rows = 0
+        self._running_rows = self._running_cost = 0
         if self._queue:
             self._loop.call_soon(self._run_next)
         else:
             self._busy = self._backlogged = False
 
-    def _update_seconds_per_row(self, now: float) -> None:
+    def _update_seconds_per_cost(self, now: float) -> None:
         """Average over batches of a backlog, and over small ones only where they are faster than the average."""
-        change = (now - self._taken_at) / self._taken_rows - self._seconds_per_row
+        change = (now - self._taken_at) / self._taken_cost - self._seconds_per_cost
         if self._backlogged or change < 0:
-            self._seconds_per_row += _EWMA_WEIGHT * change
+            self._seconds_per_cost += _EWMA_WEIGHT * change
 
     def _count(self, inputs: Tensors, batch: Batch) -> None:
         try:
@@ -310,17 +336,10 @@ class Batcher:
             job.done(outcome)
         except Exception as error:
             with contextlib.suppress(Exception):
-                job.done(_problem(error))
+                job.done(problem_of(error, "run_failed"))
 
 
 class _Run(NamedTuple):
     jobs: list[Job]
     inputs: Tensors
     outcome: Batch | Problem
-
-
-def _problem(error: Exception) -> Problem:
-    if isinstance(error, Problem):
-        return error
-    log.logger.error("run_failed", exc_info=error)
-    return Problem(500, "internal_error", "the server failed; its log says why")

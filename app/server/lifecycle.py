@@ -13,17 +13,19 @@ from collections.abc import Callable
 
 from . import log
 from .app import App
+from .cors import CorsApp
 from .errors import StartError
 from .http import descriptors
 from .http.connection import Limits
 from .http.transport import Transport
 from .model.calibration import Calibration
 from .model.loaded_model import Model, load_model
+from .model.memory import bound_allocations, cgroup_limit, open_trimmer
 from .predictor import warm_up
 from .settings import Settings
 from .telemetry.metrics import Metrics
 from .telemetry.prediction_log import PredictionLog
-from .telemetry.tracing import open_tracer
+from .telemetry.tracing import Tracer, open_tracer
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _FLUSH_SECONDS = 2.0
@@ -61,7 +63,7 @@ class _Server:
         self._prediction_log = _open_prediction_log(settings)
         if self._prediction_log:
             self._ticks.append(self._prediction_log.flush)
-        self._app = App(self._metrics, settings.api_key, self._tracer)
+        self._app = _make_app(settings, self._metrics, self._tracer)
         connections, spare = descriptors.share_out(descriptors.raise_limit())
         limits = Limits(
             body_bytes=settings.max_body_bytes,
@@ -122,6 +124,12 @@ class _Server:
     def _model_loaded(self, model: Model, calibration: Calibration) -> None:
         batcher = self._app.model_loaded(model.manifest, model, calibration, self._settings, self._prediction_log)
         self._ticks.append(batcher.expire_queued)
+        trimmer = open_trimmer() if model.sizes_vary else None
+        if trimmer:
+            self._ticks.append(lambda: trimmer.tick(idle=batcher.idle))
+        limit = cgroup_limit()
+        if limit is not None:
+            bound_allocations(limit)
         # What is there now stays; and requests make no cycles, so that there is little to look for.
         gc.collect()
         gc.freeze()
@@ -155,6 +163,12 @@ class _Server:
             self._prediction_log.close()
         if self._tracer:
             self._tracer.close(_FLUSH_SECONDS)
+
+
+def _make_app(settings: Settings, metrics: Metrics, tracer: Tracer | None) -> App:
+    if settings.cors_origins is None:
+        return App(metrics, settings.api_key, tracer)
+    return CorsApp(metrics, settings.api_key, tracer, settings.cors_origins)
 
 
 def _open_prediction_log(settings: Settings) -> PredictionLog | None:

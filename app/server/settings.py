@@ -5,6 +5,7 @@ A field of `Settings` is the environment variable of its name in capitals; its t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
@@ -28,6 +29,10 @@ class ApiKey(bytes):
         return "ApiKey(...)"
 
     __str__ = __repr__
+
+
+class Origins(frozenset[bytes]):
+    """Web origins, each as a browser's Origin header has it."""
 
 
 def _about(description: str) -> Meta:
@@ -62,6 +67,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper):
         Annotated[ApiKey, _about("File with the bearer token that predictions must carry; not set: open to everyone.")]
         | None
     ) = msgspec.field(default=None, name="API_KEY_FILE")
+    cors_origins: (
+        Annotated[
+            Origins,
+            _about(
+                "Origins whose pages may read the answers, such as https://app.example.com, separated by commas; "
+                "not set: none."
+            ),
+        ]
+        | None
+    ) = None
     drain_seconds: Annotated[
         float,
         _from(
@@ -83,7 +98,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper):
     max_queue_bytes: Annotated[
         int,
         _from(
-            1, 2**40, "bytes", "Most bytes of requests that are being read or in the backlog; more are shed with 429."
+            1,
+            2**40,
+            "bytes",
+            "Most bytes of requests that are being read, and of bodies and decoded rows in the backlog;"
+            " more are shed with 429.",
         ),
     ] = 128 * 2**20
     queue_seconds: Annotated[
@@ -199,10 +218,29 @@ def _rule(kind: Any, meta: Meta) -> str:
 
 
 def _convert(kind: type[Any], text: str) -> Any:
-    """Make a Path or an ApiKey of a text; a ValueError says, after the variable's value, why that cannot be."""
+    """Make a value of a text; a ValueError says, after the variable's value, why that cannot be."""
     if not text.strip():
         raise ValueError("must be text that is not blank")
+    if kind is Origins:
+        return _parse_origins(text)
     return Path(text) if kind is Path else _read_key(Path(text))
+
+
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::([1-9]\d{0,4}))?", re.ASCII)
+_DEFAULT_PORTS = {("http", "80"), ("https", "443")}
+"""Browsers leave them out."""
+
+
+def _parse_origins(text: str) -> Origins:
+    origins = [origin.strip() for origin in text.split(",")]
+    for origin in origins:
+        match = _ORIGIN.fullmatch(origin)
+        if match is None or (match[1], match[3]) in _DEFAULT_PORTS or int(match[3] or 0) > 65535:
+            raise ValueError(
+                "must list origins as browsers send them, scheme://host[:port] in lower case, without a path or the "
+                f"scheme's own port, separated by commas; {origin!r} is none"
+            )
+    return Origins(origin.encode() for origin in origins)
 
 
 def _read_key(path: Path) -> ApiKey:

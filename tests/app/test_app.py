@@ -14,12 +14,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from server import log
 from server.app import App
+from server.cors import CorsApp
 from server.errors import Problem
 from server.http.messages import Request, Response
 from server.model.calibration import Calibration
 from server.model.inputs import PlainRow, stack
 from server.model.manifest import Input, Manifest, Output
-from server.settings import read_settings
+from server.protocol.open_inference import V2
+from server.protocol.predict_json import Decoder
+from server.settings import Origins, read_settings
 from server.telemetry.metrics import Metrics
 
 KEY = b"0123456789abcdef"
@@ -41,10 +44,13 @@ SETTINGS = read_settings(
 class Sums:
     """y = the sum of a row; 13 has no answer, and a row that starts with 0 is more than it can take."""
 
-    prepares = shapes_vary = False
+    prepares = sizes_vary = False
 
     def prepare(self, inputs: Any) -> Any:
         return inputs
+
+    def row_cost(self, inputs: Any) -> int:
+        raise AssertionError("all rows are alike")
 
     def join(self, inputs: list[Any]) -> dict[str, Any]:
         parts = [stack([each.values], MANIFEST.inputs[0]) if isinstance(each, PlainRow) else each for each in inputs]
@@ -52,6 +58,8 @@ class Sums:
 
     def run(self, inputs: dict[str, Any], max_rows: int) -> dict[str, Any]:
         assert max_rows == CALIBRATION.best_rows
+        if (inputs["x"] == 99).any():
+            raise MemoryError("secret detail")
         if not inputs["x"][:, 0].all():
             raise RuntimeError("secret detail")
         sums = inputs["x"].sum(axis=1)
@@ -61,10 +69,17 @@ class Sums:
 class Served:
     """An App on an event loop that runs while it is asked something."""
 
-    def __init__(self, runner: asyncio.Runner, api_key: bytes | None = None, *, loaded: bool = True) -> None:
+    def __init__(
+        self,
+        runner: asyncio.Runner,
+        api_key: bytes | None = None,
+        *,
+        loaded: bool = True,
+        origins: Origins | None = None,
+    ) -> None:
         self.runner = runner
         self.metrics = Metrics()
-        self.app = App(self.metrics, api_key)
+        self.app = CorsApp(self.metrics, api_key, None, origins) if origins else App(self.metrics, api_key)
         if loaded:
             self.run(self.load)
 
@@ -325,6 +340,41 @@ def test_a_bug_is_answered_without_its_details_and_the_next_request_is_served(se
     assert (status, answer["error"]["code"]) == (500, "internal_error")
     assert "secret" not in json.dumps(answer)
     assert served.predict()[0] == 200
+
+
+def test_too_little_memory_is_the_servers_failure_and_counted(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError("secret detail")
+
+    response = served.call("POST", "/predict", b'{"input": [99, 0]}')
+    assert (response.status, dict(response.headers)["retry-after"]) == (503, "1")
+    assert json.loads(response.body)["error"]["code"] == "out_of_memory"
+    assert b"secret" not in response.body
+    assert served.predict()[0] == 200
+    monkeypatch.setattr(Decoder, "decode", fail)
+    monkeypatch.setattr(V2, "decode", fail)
+    assert served.predict()[0] == 503
+    assert served.call("POST", "/v2/models/m/infer", b"{}").status == 503
+    assert b"\nmodel_requests_out_of_memory_total 3.0\n" in served.call("GET", "/metrics").body
+
+
+def test_the_queue_is_bounded_by_what_its_rows_hold(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two numbers are two bytes of JSON, and 64 as they wait."""
+    monkeypatch.setitem(globals(), "SETTINGS", msgspec.structs.replace(SETTINGS, max_queue_bytes=1000))
+    served.run(served.load)
+    answers: list[Response] = []
+
+    def submit() -> None:
+        for _ in range(20):
+            request = Request("POST", "/predict", {}, answers.append, BODY)
+            request.received = time.perf_counter()
+            served.app.handle(request)
+
+    served.run(submit)
+    served.pass_time(0.01)
+    each = len(BODY) + 64
+    assert [answer.status for answer in answers].count(200) == 1000 // each
+    assert len(answers) == 20
 
 
 def test_a_bug_in_a_handler_too(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

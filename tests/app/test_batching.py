@@ -23,10 +23,15 @@ pytestmark = pytest.mark.within(20)
 class Doubler:
     """A model that doubles, and remembers the batches and threads it was run on. It fails on negative numbers."""
 
-    prepares = shapes_vary = False
+    prepares = sizes_vary = False
 
-    def __init__(self, *, inline_rows: int = 0, best_rows: int = 100, seconds_per_row: float = 0.0) -> None:
-        self.calibration = Calibration(best_rows=best_rows, inline_rows=inline_rows, seconds_per_row=seconds_per_row)
+    def __init__(
+        self, *, inline_rows: int = 0, best_rows: int = 100, seconds_per_row: float = 0.0, row_cost: int = 1
+    ) -> None:
+        self.calibration = Calibration(
+            best_rows=best_rows, inline_rows=inline_rows, seconds_per_row=seconds_per_row, row_cost=row_cost
+        )
+        self.max_rows: list[int] = []
         self.batches: list[list[float]] = []
         self.threads: set[int] = set()
         self.failure: Exception = Problem(422, "model_failed", "negative")
@@ -36,12 +41,16 @@ class Doubler:
     def prepare(self, inputs: Inputs) -> Inputs:
         raise AssertionError("there is nothing to prepare")
 
+    def row_cost(self, inputs: Tensors) -> int:
+        return inputs["x"].shape[1] ** 2 if self.calibration.row_cost > 1 else 1
+
     def join(self, inputs: list[Inputs]) -> Tensors:
         return {"x": np.concatenate([each["x"] for each in inputs if isinstance(each, dict)])}
 
     def run(self, inputs: Tensors, max_rows: int) -> Tensors:
         assert self.go.wait(10)
-        assert max_rows == self.calibration.best_rows
+        assert max_rows == self.calibration.best_rows or self.calibration.row_cost > 1
+        self.max_rows.append(max_rows)
         values = inputs["x"].reshape(len(inputs["x"]), -1)[:, 0]
         self.batches.append(values.tolist())
         self.threads.add(threading.get_ident())
@@ -82,10 +91,10 @@ class Side:
     """A batcher with its engine, and what it has answered."""
 
     def __init__(
-        self, engine: Doubler, *, rows: int = 1000, size: int = 10**9, seconds: float = 60.0, shapes_vary: bool = False
+        self, engine: Doubler, *, rows: int = 1000, size: int = 10**9, seconds: float = 60.0, sizes_vary: bool = False
     ) -> None:
         self.engine = engine
-        self.engine.shapes_vary = shapes_vary
+        self.engine.sizes_vary = sizes_vary
         self.counts = Counts()
         limits = QueueLimits(rows=rows, bytes=size, seconds=seconds)
         self.batcher = Batcher(engine, engine.calibration, limits, self.counts)
@@ -202,7 +211,7 @@ async def test_batches_are_bounded_and_in_order(make_side: MakeSide) -> None:
 
 
 async def test_different_shapes_never_share_a_run(make_side: MakeSide) -> None:
-    side = make_side(Doubler(best_rows=3), shapes_vary=True)
+    side = make_side(Doubler(best_rows=3), sizes_vary=True)
     first = await side.occupy()
     answers = [side.submit(value, width=1 + value % 2) for value in range(1, 8)]
     assert flat(await side.release(first, *answers)) == [2 * value for value in range(8)]
@@ -210,7 +219,7 @@ async def test_different_shapes_never_share_a_run(make_side: MakeSide) -> None:
 
 
 async def test_inputs_in_another_order_have_the_same_shape(make_side: MakeSide) -> None:
-    side = make_side(Doubler(inline_rows=9), shapes_vary=True)
+    side = make_side(Doubler(inline_rows=9), sizes_vary=True)
     jobs = [Job({"x": np.ones((1, 1)), "z": np.ones((1, 2))}, 1, lambda _: None) for _ in range(2)]
     jobs[1].inputs = dict(reversed(jobs[0].inputs.items()))  # type: ignore[union-attr]
     for job in jobs:
@@ -218,6 +227,47 @@ async def test_inputs_in_another_order_have_the_same_shape(make_side: MakeSide) 
     assert jobs[0].shape == jobs[1].shape
     await settle()
     assert side.engine.batches == [[1, 1]]
+
+
+# --- batches bounded by what they hold: a row of the tests' model costs its width squared
+
+
+async def test_a_batch_holds_no_more_than_the_best_one(make_side: MakeSide) -> None:
+    side = make_side(Doubler(best_rows=8, row_cost=100), sizes_vary=True)
+    first = await side.occupy()
+    answers = [side.submit(value, width=20) for value in range(1, 6)]
+    answers += [side.submit(value, width=10) for value in range(6, 15)]
+    answers += [side.submit(15, width=50), side.submit(16, width=50)]
+    assert flat(await side.release(first, *answers)) == [2 * value for value in range(17)]
+    # Twice as wide: a quarter of the rows. Wider than a whole batch: alone.
+    assert side.engine.batches == [[0], [1, 2], [3, 4], [5], [6, 7, 8, 9, 10, 11, 12, 13], [14], [15], [16]]
+
+
+async def test_a_request_of_many_large_rows_is_run_in_parts(make_side: MakeSide) -> None:
+    side = make_side(Doubler(best_rows=8, row_cost=100), sizes_vary=True)
+    assert await side.submit(*range(30), width=20) == [2 * value for value in range(30)]
+    assert side.engine.max_rows == [2]
+
+
+async def test_short_texts_beside_a_long_one_count_as_long(make_side: MakeSide) -> None:
+    class Texts(Doubler):
+        def row_cost(self, inputs: Tensors) -> int:
+            return max(1, int(inputs["x"].max()))
+
+    side = make_side(Texts(best_rows=8, row_cost=10), sizes_vary=True)
+    first = await side.occupy()
+    values = [1, 2, 40, 3, 4, 5, 6]
+    answers = [side.submit(value) for value in values]
+    await side.release(first, *answers)
+    assert side.engine.batches == [[0], [1, 2], [40, 3], [4, 5, 6]]
+
+
+async def test_a_large_row_is_not_run_on_the_event_loop(make_side: MakeSide) -> None:
+    side = make_side(Doubler(inline_rows=2, best_rows=8, row_cost=100), sizes_vary=True)
+    await side.submit(1, width=14)
+    assert side.engine.threads == {threading.get_ident()}
+    await side.submit(1, width=15)
+    assert len(side.engine.threads) == 2
 
 
 # --- what goes wrong
@@ -232,7 +282,8 @@ async def test_a_request_fails_alone(make_side: MakeSide, inline_rows: int, fail
     answers = await asyncio.gather(*(side.submit(value) for value in values), return_exceptions=True)
     assert answers[:1] + answers[2:] == [[2 * value] for value in values if value > 0]
     assert isinstance(answers[1], Problem)
-    assert answers[1].status == (422 if isinstance(failure, Problem) else 500)
+    expected = {Problem: 422, RuntimeError: 500, MemoryError: 503}
+    assert answers[1].status == expected[type(failure)]
     assert await side.submit(4) == [8]
     assert len(side.engine.batches) == 1 + 2 * 3 + 1  # the culprit is searched for by halves
     assert sorted(flat(side.counts.seen)) == [1, 3, 4, 4, 5, 6, 7, 8]
@@ -487,17 +538,17 @@ async def test_the_expected_wait_follows_what_runs_take_under_load(make_side: Ma
     for _ in range(50):  # one at a time, each slow: that says little about many at once
         side.engine.pace = 9.0
         await side.submit(1)
-    assert side.batcher._seconds_per_row == 1.0
+    assert side.batcher._seconds_per_cost == 1.0
     for pace in (3.0, 0.5):
         side.engine.pace = pace
         first = await side.occupy()
         waiting = [side.submit(value) for value in range(100)]
         await side.release(first, *waiting)
-        assert side.batcher._seconds_per_row == pytest.approx(pace, rel=0.05)
+        assert side.batcher._seconds_per_cost == pytest.approx(pace, rel=0.05)
     side.engine.pace = 0.25  # faster than was thought is always true
     for _ in range(50):
         await side.submit(1)
-    assert side.batcher._seconds_per_row == pytest.approx(0.25, rel=0.05)
+    assert side.batcher._seconds_per_cost == pytest.approx(0.25, rel=0.05)
 
 
 # --- any sequence
@@ -508,7 +559,7 @@ async def test_after_any_sequence_all_are_answered_and_nothing_is_left(make_side
     rng = seeded(seed)
     engine = Doubler(inline_rows=rng.choice([0, 3, 100]), best_rows=rng.choice([1, 4, 16]))
     engine.failure = rng.choice([Problem(422, "model_failed", "negative"), ZeroDivisionError()])
-    side = make_side(engine, rows=40, size=300, shapes_vary=True)
+    side = make_side(engine, rows=40, size=300, sizes_vary=True)
     asked: list[tuple[list[float], bool, asyncio.Future[Any]]] = []
     callers: list[Caller] = []
     for number in range(300):

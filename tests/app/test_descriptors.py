@@ -77,7 +77,7 @@ def test_probes_and_scrapes_get_through_when_idle_clients_have_used_up_the_conne
 
 
 def test_the_log_has_a_line_and_not_one_for_each_refused_connection(server: Server) -> None:
-    with idle_clients(server, 10 * HARD):
+    with idle_clients(server, 4 * HARD):
         assert ask(server, LIVE).status == 200
         eventually(lambda: len(server.logs) == 2)
         assert ask(server, post("/predict", BODY)).status == 503

@@ -145,6 +145,12 @@ def test_a_hook_may_change_what_it_gets(tmp_path: Path) -> None:
     assert list(tensors) == ["x"]
 
 
+def test_too_little_memory_is_not_the_hooks_failure(tmp_path: Path) -> None:
+    hooks = load(tmp_path, "def preprocess(inputs):\n    raise MemoryError")
+    with pytest.raises(MemoryError):
+        hooks.preprocess(x(), 1)
+
+
 def test_a_value_error_is_the_clients(tmp_path: Path) -> None:
     hooks = load(
         tmp_path,

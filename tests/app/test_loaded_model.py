@@ -211,8 +211,32 @@ def test_answers_of_different_shapes_are_not_one_answer() -> None:
     assert (error.value.status, error.value.code) == (422, "ragged_output")
 
 
-def test_rows_of_varying_shape_are_marked() -> None:
-    assert [echo(Echo(), shape).shapes_vary for shape in ([-1, 3], [-1, -1], [-1, 2, -1])] == [False, True, True]
+def test_rows_of_varying_size_are_marked() -> None:
+    assert [echo(Echo(), shape).sizes_vary for shape in ([-1, 3], [-1, -1], [-1, 2, -1])] == [False, True, True]
+    members = {"name": "m", "version": "1", "example": {"input": "a"}} | sides("BYTES", [-1])
+    assert Model(parse_manifest(json.dumps(members).encode()), Echo(), None).sizes_vary
+
+
+@pytest.mark.parametrize(
+    ("shapes", "inputs", "cost"),
+    [
+        ({"x": [-1, 3]}, {"x": np.ones((2, 3))}, 3),
+        ({"x": [-1]}, {"x": np.ones(2)}, 1),
+        ({"x": [-1, -1]}, {"x": np.ones((9, 400))}, 400**2),
+        ({"x": [-1, -1, 64]}, {"x": np.ones((1, 10, 64))}, 640),
+        ({"x": [-1, 3, -1, -1]}, {"x": np.ones((1, 3, 20, 30))}, 1800),
+        ({"x": [-1, 200, 200, -1]}, {"x": np.ones((1, 200, 200, 1))}, 40_000),
+        ({"x": [-1, -1], "y": [-1, -1]}, {"x": np.ones((1, 4)), "y": np.ones((1, 5))}, 25),
+        ({"x": [-1, 2]}, {"x": np.array([["a", "b" * 100], ["c", ""]], object)}, 2 * 4 * 100),
+        ({"x": [-1, 2]}, {"x": np.array([["a", ""]], object)}, 2 * 4 * 64),
+    ],
+)
+def test_a_row_costs_what_it_holds(shapes: dict[str, list[int]], inputs: Tensors, cost: int) -> None:
+    tensors = [
+        tensor(name, "BYTES" if inputs[name].dtype == object else "FP32", shape) for name, shape in shapes.items()
+    ]
+    members = {"name": "m", "version": "1", "example": {}, "inputs": tensors, "outputs": tensors}
+    assert Model(parse_manifest(json.dumps(members).encode()), Echo(), None).row_cost(inputs) == cost
 
 
 # --- what is refused at the start

@@ -127,6 +127,15 @@ def test_it_is_turned_as_its_camera_was_held() -> None:
         assert np.abs(row[40:] - BLUE).max() < 20
 
 
+def test_too_little_memory_is_not_the_pictures_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(pillow, "open", fail)
+    with pytest.raises(MemoryError):
+        reader([1, 1, 1]).read(b"")
+
+
 def test_of_an_animation_the_first_picture_counts() -> None:
     first, second = picture(), pillow.new("RGB", (4, 2), (0, 255, 0))
     for kind in ("PNG", "WEBP"):

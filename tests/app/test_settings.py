@@ -36,6 +36,10 @@ def test_every_field_is_the_variable_of_its_name_in_capitals(tmp_path: Path) -> 
         "QUEUE_SECONDS": ("0.5", 0.5),
         "TIMEOUT_MS": ("100", 100),
         "READ_SECONDS": ("1e1", 10),
+        "CORS_ORIGINS": (
+            "https://app.example.com , http://localhost:3000,https://[::1]:8443,tauri://localhost",
+            {b"https://app.example.com", b"http://localhost:3000", b"https://[::1]:8443", b"tauri://localhost"},
+        ),
     }
     texts = {name: text for name, (text, _) in given.items()}
     settings = read_settings(texts | {"API_KEY_FILE": str(key), "UNKNOWN": "x"})
@@ -73,7 +77,21 @@ def test_all_mistakes_are_reported_at_once() -> None:
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("name", ["LISTEN_FD", "READY_FD", "API_KEY_FILE"])
+NO_ORIGINS = ("*", "null", "app.example.com", "https://", "https://a/", "https://a/b", "https://a?b", "https://u@a")
+NO_ORIGINS += ("HTTPS://a", "https://A", "https://a b", "https://ä", "https://a:", "https://a:0", "https://a:65536")
+NO_ORIGINS += ("https://a:443", "http://a:80", "https://*.a", "https://a\nb", "")
+
+
+@pytest.mark.parametrize("origin", NO_ORIGINS)
+def test_what_is_no_origin_is_refused_with_what_one_is(origin: str) -> None:
+    with pytest.raises(StartError) as error:
+        read_settings({"CORS_ORIGINS": f"https://app.example.com,{origin}"})
+    assert "CORS_ORIGINS='https://app.example.com," in str(error.value)
+    assert "must list origins as browsers send them, scheme://host[:port]" in str(error.value)
+    assert str(error.value).endswith(f"; {origin.strip()!r} is none")
+
+
+@pytest.mark.parametrize("name", ["LISTEN_FD", "READY_FD", "API_KEY_FILE", "CORS_ORIGINS"])
 def test_no_text_stands_for_a_variable_that_is_not_set(name: str) -> None:
     with pytest.raises(StartError, match=f"{name}='null'"):
         read_settings({name: "null"})

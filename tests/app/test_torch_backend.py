@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
@@ -9,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ import pytest
 
 from server.errors import StartError
 from server.model.manifest import parse_manifest
-from server.model.torch_backend import open_model
+from server.model.torch_backend import TorchBackend, open_model
 from tests.app import pt2_archives
 from tests.app.harness import APP, Server, tensor
 from tests.app.pt2_archives import ATTACKS, HARMLESS, Attack
@@ -102,6 +104,15 @@ def test_without_pytorch_it_says_what_is_missing(tmp_path: Path) -> None:
     manifest = parse_manifest(json.dumps(MANIFEST).encode())
     with pytest.raises(StartError, match="needs PyTorch, which is not installed here"):
         open_model(tmp_path, manifest, check_inputs=True, check_outputs=True)
+
+
+def test_too_little_memory_is_not_the_inputs_fault() -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:119] . DefaultCPUAllocator: can't allocate memory: 8 GB")
+
+    torch = SimpleNamespace(from_numpy=lambda array: array, inference_mode=contextlib.nullcontext)
+    with pytest.raises(MemoryError):
+        TorchBackend(torch, fail, ["x"], []).run({"x": np.ones(1)})
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e import timeline
+from tests.e2e import providers, timeline
 from tests.e2e.cluster import Cluster, cluster, unavailable
 from tests.e2e.providers import base, builder
 from tests.e2e.providers.builder import Builder
@@ -28,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def live() -> Iterator[Cluster]:
-    if reason := unavailable() or builder.unavailable():
+    if reason := unavailable() or providers.unavailable():
         pytest.skip(reason)
     with cluster() as started:
         yield started

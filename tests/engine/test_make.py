@@ -119,6 +119,12 @@ def test_an_unmade_stack_is_not_local(undeployed: Project) -> None:
     assert not run.is_local(run.Pulumi("nowhere", undeployed.environment))
 
 
+def test_down_says_that_there_is_no_such_stack(undeployed: Project, tmp_path: Path) -> None:
+    said = make(undeployed, "down", PULUMI_BACKEND_URL=tmp_path.as_uri(), STACK="local")
+    assert said.code != 0
+    assert "no stack named 'local' found" in said.stderr
+
+
 def state_with(project: Project, *resources: dict[str, Any]) -> None:
     """Give the stack's state these resources and no others."""
     exported = project.exported()
@@ -262,10 +268,64 @@ def local(make_project: MakeProject) -> Iterator[Project]:
         if name.lower().endswith("_proxy"):
             del project.environment[name]
     yield project
-    make(project, "down")
+    down = make(project, "down")
+    assert down.code == 0, down.text
+
+
+PASSPHRASE = "PULUMI_CONFIG_PASSPHRASE"
+
+
+@pytest.mark.parametrize("command", ["up", "preview", "down"])
+@pytest.mark.parametrize("known", [True, False], ids=["a live stack", "a new state folder"])
+def test_a_stack_file_of_another_passphrase_is_named_with_the_way_out(
+    undeployed: Project, tmp_path: Path, command: str, known: bool
+) -> None:
+    file = undeployed.root / f"Pulumi.{undeployed.stack}.yaml"
+    undeployed.configure({"port": 0}, {"apiKey": "a-key-of-sixteen-letters"})
+    before = file.read_text()
+    there = {} if known else {"PULUMI_BACKEND_URL": tmp_path.as_uri()}
+    refused = make(undeployed, command, **there, **{PASSPHRASE: "another"})
+    assert refused.code == 1
+    assert "incorrect passphrase" not in refused.text
+    assert f"{file.name} was encrypted with another passphrase than that of {PASSPHRASE}" in refused.stderr
+    assert "remove from Pulumi.mine.yaml the line `encryptionsalt` and model-endpoint:apiKey" in refused.stderr
+    assert file.read_text() == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_way_out_of_a_lost_passphrase_works(undeployed: Project, tmp_path: Path) -> None:
+    undeployed.configure({"port": 0}, {"apiKey": "a-key-of-sixteen-letters"})
+    file = undeployed.root / f"Pulumi.{undeployed.stack}.yaml"
+    content = yaml.safe_load(file.read_text())
+    del content["encryptionsalt"], content["config"]["model-endpoint:apiKey"]
+    file.write_text(yaml.safe_dump(content))
+    previewed = make(undeployed, "preview", PULUMI_BACKEND_URL=tmp_path.as_uri(), **{PASSPHRASE: "another"})
+    assert previewed.code == 0, previewed.text
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "https_proxy"])
 def test_a_proxy_does_not_stand_between_the_engine_and_the_program(local: Project, name: str) -> None:
     previewed = make(local, "preview", **{name: "http://127.0.0.1:9"})
     assert previewed.code == 0, previewed.text
+
+
+@pytest.mark.parametrize("rows", [1, 1000], ids=["short", "long"])
+def test_the_printed_call_works_when_it_is_pasted(local: Project, rows: int) -> None:
+    example = json.dumps({"input": [[1, 2, 3]] * rows})
+    local.configure({"example": example}, {"apiKey": "a-key-of-sixteen-letters"})
+    shell = {"http_proxy": "http://127.0.0.1:9"}
+    upped = make(local, "up", **shell)
+    assert upped.code == 0, upped.text
+    (call,) = [line for line in upped.stdout.splitlines() if line.startswith("  curl ")]
+    assert len(call) < 1500
+    assert "a-key-of-sixteen-letters" not in call
+    answer = subprocess.run(
+        ["sh", "-c", f"{call} --silent --show-error"],
+        cwd=local.root,
+        env=local.environment | shell,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert len(json.loads(answer.stdout)["predictions"]) == rows, answer.stderr

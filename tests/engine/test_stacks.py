@@ -13,7 +13,7 @@ from tests.engine.conftest import MakeProject
 from tests.engine.server import served
 from tests.standins.aws import EKS_CLUSTER, REPOSITORY, ZONE
 from tests.standins.cloud import Thing
-from tests.standins.kubernetes import CLUSTER, SERVICE_
+from tests.standins.kubernetes import CLUSTER, DEPLOYMENT, SERVICE_
 from tests.support.engine_project import Project, Ran
 
 DIGEST = "sha256:" + "5" * 64
@@ -55,6 +55,14 @@ def prod(make_project: MakeProject) -> Iterator[Project]:
         yield project
 
 
+def test_every_object_takes_its_fields_back(prod: Project) -> None:
+    """From hands and from other managers: else a conflict stops previews and `up`."""
+    objects = [r for r in prod.resources() if r["type"].startswith("kubernetes:")]
+    annotations = {r["urn"]: r["inputs"]["metadata"]["annotations"].get("pulumi.com/patchForce") for r in objects}
+    assert len(objects) > 8
+    assert set(annotations.values()) == {"true"}, annotations
+
+
 def test_prod_survives_the_loss_of_a_zone_and_keeps_flow_logs(prod: Project) -> None:
     assert len(prod.cloud.things("aws:ec2/natGateway")) == 3
     assert len(prod.cloud.things("aws:ec2/flowLog")) == 1
@@ -68,6 +76,31 @@ def test_prod_refuses_to_be_destroyed(prod: Project) -> None:
     assert "protect" in refused.text
     assert {(t.type, t.id) for t in prod.cloud.things()} == before
     assert prod.cloud.only(EKS_CLUSTER).values["deletionProtection"] is True
+
+
+SERVES = ("core/v1:Namespace", "core/v1:ServiceAccount", "networking.k8s.io/v1:NetworkPolicy", DEPLOYMENT, SERVICE_)
+
+
+def serving(project: Project) -> set[tuple[str, str]]:
+    """What a prediction needs on the cluster: as a hasty destroy must leave it."""
+    return {(thing.type, thing.id) for thing in project.cloud.things() if thing.type.endswith(SERVES)}
+
+
+def test_what_serves_in_prod_survives_a_destroy_without_a_preview(prod: Project) -> None:
+    before = serving(prod)
+    assert len(before) == len(SERVES)
+    assert "protect" in prod.pulumi("destroy", "--yes", "--skip-preview", ok=False).text
+    assert serving(prod) == before
+    prod.up()
+    assert not prod.orphans()
+
+
+@pytest.mark.parametrize("kind", ["core/v1:Namespace", DEPLOYMENT, SERVICE_])
+def test_what_serves_in_prod_is_not_replaced(prod: Project, kind: str) -> None:
+    before = serving(prod)
+    (urn,) = (r["urn"] for r in prod.resources() if r["type"].endswith(kind))
+    assert "protect" in prod.up("--replace", urn, ok=False).text
+    assert serving(prod) == before
 
 
 # --- target kubernetes ---

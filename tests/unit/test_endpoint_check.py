@@ -16,7 +16,7 @@ import pytest
 from pulumi.dynamic import Config, ConfigureRequest
 from pulumi.runtime.rpc import UNKNOWN
 
-from infra import http_probe
+from infra import endpoint_check, http_probe
 from infra.endpoint_check import (
     EndpointCheck,
     EndpointCheckArgs,
@@ -167,6 +167,26 @@ def test_a_refusal_of_the_example_fails_at_once_with_the_servers_message(serve: 
     assert f"asked: POST {server.base}/predict {EXAMPLE}" in text
     assert f'last answer: {status} {{"error": {{"code": "no", "message": "not with [secret]"' in text
     assert KEY not in text
+
+
+def test_a_path_that_stays_unknown_ends_the_wait(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint_check, "_ROUTE_SECONDS", 0.2)
+    server = serve(predict=[(404, "no such path")])
+    started = time.monotonic()
+    with pytest.raises(EndpointError, match="refuses the example prediction"):
+        ask(server.base, timeout=30)
+    assert time.monotonic() - started < 5
+    assert len(server.seen) > 3, "a gateway may learn the path in a moment"
+
+
+def test_a_long_example_is_cut_in_a_failure(serve: Serve) -> None:
+    example = f'{{"input": [{"1," * 20_000}1]}}'
+    server = serve(predict=[(422, "no")])
+    with pytest.raises(EndpointError) as caught:
+        await_prediction(server.base, readiness_path="/ready", example=example, timeout_seconds=5)
+    assert server.requests[-1]["body"] == example
+    assert f"asked: POST {server.base}/predict {example[:500]}..." in str(caught.value)
+    assert len(str(caught.value)) < 1000
 
 
 def test_after_a_change_a_refusal_by_the_version_before_is_not_final(serve: Serve) -> None:

@@ -102,3 +102,12 @@ def test_an_unreadable_file_is_an_error_not_a_traceback(home: Path) -> None:
 def test_a_context_without_its_cluster_is_refused() -> None:
     with pytest.raises(KubeconfigError, match="kind-cluster, which has no server"):
         choose_context({**kubeconfig(), "clusters": []}, None)
+
+
+def test_how_the_server_is_reached_is_known() -> None:
+    plain = choose_context(kubeconfig(), None)
+    assert (plain.name, plain.proxied, plain.tls_server_name) == ("kind", False, None)
+    content = kubeconfig()
+    content["clusters"][0]["cluster"] |= {"proxy-url": "socks5://localhost:1080", "tls-server-name": "api.internal"}
+    tunnelled = choose_context(content, None)
+    assert (tunnelled.proxied, tunnelled.tls_server_name) == (True, "api.internal")

@@ -62,7 +62,7 @@ EKS = f"{OF}cluster:Cluster$eks:index:Cluster$aws:eks/cluster:Cluster::cluster-e
 NETWORK = f"{OF}network:Network::network"
 OWN: dict[str, dict[str, Any]] = {
     STACK: {},
-    EKS: {},
+    EKS: {"name": "model-endpoint-dev-1234567"},
     NETWORK: {"vpcId": "vpc-1", "privateSubnetIds": ["subnet-1", "subnet-2"], "publicSubnetIds": ["subnet-3"]},
     f"{OF}network:Network$aws:ec2/vpc:Vpc::network-vpc": {"cidrBlock": "10.7.0.0/16"},
 }

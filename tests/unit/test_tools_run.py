@@ -91,6 +91,22 @@ def test_the_curl_of_another_model_or_example(clone: Path, monkeypatch: pytest.M
     assert run.example(run.Pulumi("dev", {})) == '{"x": 1}'
 
 
+def test_the_curl_of_a_long_example_names_a_file(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = f'{{"input": [{"1, " * 20_000}"it\'s"]}}'
+    configure(monkeypatch, example=example)
+    call = run.curl(run.Pulumi("organization/model/dev", {}), "http://127.0.0.1:1")
+    assert call == "curl http://127.0.0.1:1/predict -d @.build/dev.example.json"
+    assert (clone / ".build/dev.example.json").read_text() == example
+
+
+@pytest.mark.usefixtures("clone")
+def test_the_curl_of_a_shell_with_a_proxy_asks_this_machine_directly(monkeypatch: pytest.MonkeyPatch) -> None:
+    configure(monkeypatch)
+    cli = run.Pulumi("local", {"no_proxy": "127.0.0.1"})
+    assert run.curl(cli, "http://127.0.0.1:1").startswith("curl --noproxy 127.0.0.1 http://127.0.0.1:1/predict")
+    assert run.curl(cli, "https://x.example.com").startswith("curl https://x.example.com/predict")
+
+
 @pytest.mark.usefixtures("clone")
 def test_an_example_that_is_a_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
@@ -125,3 +141,11 @@ def test_env_prints_lines_that_a_shell_reads_back(
     lines = capfd.readouterr().out
     read = subprocess.run(["sh", "-c", f'{lines}printf "%s|%s" "$A" "$B"'], capture_output=True, text=True, check=True)
     assert read.stdout == "it's $HOME; here|b"
+
+
+def test_what_the_cli_runs_with_is_kept_from_a_proxy(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run.pulumi_cli, "ensure", lambda _source: clone)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://proxy.example.com:3128")
+    assert run.variables()["no_proxy"] == "localhost,127.0.0.1,::1"

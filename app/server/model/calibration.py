@@ -7,7 +7,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..errors import Problem, StartError
+from .loaded_model import MAX_RUN_COST
 
 if TYPE_CHECKING:
     from .loaded_model import Model
@@ -23,6 +26,7 @@ _BATCH_COST_TOLERANCE = 1.05
 _SEARCH_SECONDS = 0.3
 """Budget of the whole calibration, apart from one run of each size."""
 _RUNS = 20
+_LONGEST_TO_TYPICAL = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +39,25 @@ class Calibration:
     """Up to so many rows, a run takes less time than handing it to a thread; 0: it always takes more."""
     seconds_per_row: float
     """Seconds per row in a run of `best_rows`."""
+    row_cost: int = 1
+    """Cost of each of these rows, see Model.row_cost; 1 where all rows are alike."""
 
 
 def calibrate(model: Model, row: Tensors) -> Calibration:
     """Time runs on copies of `row`, doubling their number. A StartError if the model cannot run several at once."""
+    row = _typical_row(model, row)
+    row_cost = model.row_cost(row)
     search_ends = time.perf_counter() + _SEARCH_SECONDS
     size = model.manifest.fixed_rows or 1
+    max_size = max(size, min(model.max_rows, MAX_RUN_COST // row_cost))
     seconds: dict[int, float] = {}
-    while size <= model.max_rows:
-        seconds[size] = latest = _fastest_run(model, row, size)
+    while size <= max_size:
+        try:
+            seconds[size] = latest = _fastest_run(model, row, size)
+        except MemoryError as error:
+            if not seconds:
+                raise StartError(f"the memory does not suffice for {size} rows like the example: {error}") from None
+            break
         if latest * 2 > _MAX_RUN_SECONDS or time.perf_counter() + latest * 4 > search_ends:
             break
         size *= 2
@@ -58,7 +72,34 @@ def calibrate(model: Model, row: Tensors) -> Calibration:
         best_rows=best_rows,
         inline_rows=0 if model.prepares else max(inline, default=0),
         seconds_per_row=per_row[best_rows],
+        row_cost=row_cost if model.sizes_vary else 1,
     )
+
+
+def _typical_row(model: Model, row: Tensors) -> Tensors:
+    """Double the example's axes of any size while the model takes it: an example is short, what clients send is not.
+
+    Up to a sixteenth of the maximum: to 128, unless model.json has another.
+    """
+    free = {
+        tensor.name: [axis for axis, size in enumerate(model.manifest.row_shape(tensor), start=1) if size == -1]
+        for tensor in model.manifest.inputs
+    }
+    maxima = {tensor.name: tensor.max_size for tensor in model.manifest.inputs}
+    while any(free.values()):
+        longer: Tensors = {}
+        for name, array in row.items():
+            for axis in free[name]:
+                array = np.concatenate([array, array], axis)
+            if any(array.shape[axis] * _LONGEST_TO_TYPICAL > maxima[name] for axis in free[name]):
+                return row
+            longer[name] = array
+        try:
+            model.run(longer)
+        except (Problem, MemoryError):
+            return row
+        row = longer
+    return row
 
 
 def _fastest_run(model: Model, row: Tensors, size: int) -> float:

@@ -106,6 +106,8 @@ def _function(path: Path, module: ModuleType, name: str) -> Hook | None:
 def _call(name: str, hook: Hook, tensors: Tensors, rows: int) -> Tensors:
     try:
         result = hook({key: array.copy() for key, array in tensors.items()})
+    except MemoryError:
+        raise
     except ValueError as error:
         raise Problem(422, "rejected_by_hook", str(error) or "the model refuses this input") from error
     except (Exception, SystemExit) as error:

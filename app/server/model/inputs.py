@@ -23,6 +23,24 @@ class PlainRow(msgspec.Struct, gc=False):
 Inputs: TypeAlias = "Tensors | PlainRow"
 
 
+_NUMBER_BYTES = 32
+"""A float of a list, with the list's reference to it."""
+_TEXT_BYTES = 64
+"""A text of a list, without its characters."""
+
+
+def held_bytes(inputs: Inputs) -> int:
+    """Bytes that the rows hold until they are run."""
+    if isinstance(inputs, PlainRow):
+        return len(inputs.values) * _NUMBER_BYTES
+    held = 0
+    for array in inputs.values():
+        held += array.nbytes
+        if array.dtype == object:
+            held += array.size * _TEXT_BYTES + sum(map(len, array.flat))
+    return held
+
+
 def stack(rows: list[list[Any]], tensor: Tensor) -> Tensors:
     """Make the model's only input, `[rows, values]`, from the values of plain rows."""
     return {tensor.name: np.array(rows, dtype=DTYPES[tensor.datatype])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +17,11 @@ from .pixels import PixelReader
 from .tensors import Array, Tensors, fits
 
 MAX_RUN_ROWS = 1024
+MAX_RUN_COST = 2**22
+"""Largest cost of a batch's rows together, see Model.row_cost: some tens of bytes for each fit the default 512 MiB."""
+_CHARACTER_COST = 4
+_MIN_CHARACTERS = 64
+"""A shorter text counts as much, because the example's, by which runs are timed, may be empty."""
 
 
 class Backend(Protocol):
@@ -41,9 +47,26 @@ class Model:
         }
         self._fixed_rows = manifest.fixed_rows
         self.prepares = bool(self._pixels)
-        self.shapes_vary = any(-1 in manifest.row_shape(tensor) for tensor in manifest.inputs)
+        self.sizes_vary = manifest.sizes_vary
         self.max_rows = 1 if manifest.batching == "none" else self._fixed_rows or MAX_RUN_ROWS
         """Rows of one run of the backend, at most."""
+
+    def row_cost(self, inputs: Tensors) -> int:
+        """Tell what the largest row holds: its values, or more where it has a long axis of free size.
+
+        Such an axis counts squared, because attention compares each of its positions with each; a text counts by the
+        longest one, to which the others are padded.
+        """
+        values = longest = 0
+        for tensor in self.manifest.inputs:
+            array, row_shape = inputs[tensor.name], self.manifest.row_shape(tensor)
+            width = math.prod(row_shape if tensor.image else array.shape[1:])
+            if array.dtype == object and not tensor.image:
+                width *= _CHARACTER_COST * max([_MIN_CHARACTERS, *map(len, array.flat)])
+            values += width
+            sizes = zip(array.shape[1:], row_shape, strict=False)  # a picture is not decoded yet
+            longest = max([longest, *(size for size, wanted in sizes if wanted == -1)])
+        return max(values, longest**2)
 
     def prepare(self, inputs: Inputs) -> Inputs:
         """Decode one request's pictures to pixels; all else stays as it is."""

@@ -21,6 +21,8 @@ from .tensors import Array, Tensors, fits
 
 _TINY_BYTES = 2**20
 """Largest file whose model runs faster on one thread than on several."""
+_ALLOCATION_FAILED = ("std::bad_alloc", "Failed to allocate memory")
+"""What ONNX Runtime says without an arena and with one; its exceptions' types are those of any failing operator."""
 
 
 class _Tensor(Protocol):
@@ -39,6 +41,7 @@ class _SessionOptions(Protocol):
     intra_op_num_threads: int
     inter_op_num_threads: int
     log_severity_level: int
+    enable_cpu_mem_arena: bool
 
     def add_session_config_entry(self, key: str, value: str) -> None: ...
 
@@ -67,6 +70,8 @@ class OnnxBackend:
         try:
             return dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
         except Exception as error:  # ONNX Runtime's own exceptions share no base class
+            if any(text in str(error) for text in _ALLOCATION_FAILED):
+                raise MemoryError(str(error)) from error
             raise Problem(422, "model_failed", f"the model failed on this input: {error}") from error
 
 
@@ -86,7 +91,7 @@ def open_model(folder: Path, manifest: Manifest, *, check_inputs: bool, check_ou
         raise StartError(f"{path} is not an ONNX model: it {error}") from None
     if external:
         raise StartError(f"{path} keeps weights in other files, which is refused: save it as a single file")
-    session = _open(path, content)
+    session = _open(path, content, sizes_vary=manifest.sizes_vary)
     if check_inputs:
         _check(path, manifest.inputs, session.get_inputs(), "input")
     if check_outputs:
@@ -95,11 +100,12 @@ def open_model(folder: Path, manifest: Manifest, *, check_inputs: bool, check_ou
     return OnnxBackend(session, [output.name for output in session.get_outputs()])
 
 
-def _open(path: Path, content: bytes) -> _Session:
+def _open(path: Path, content: bytes, *, sizes_vary: bool) -> _Session:
     options = _runtime.SessionOptions()
     options.intra_op_num_threads = 1 if len(content) <= _TINY_BYTES else cpu.usable()
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what goes wrong is raised; its own lines on stderr are not JSON
+    options.enable_cpu_mem_arena = not sizes_vary  # it would keep for ever what the longest row needed
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return _runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

@@ -37,7 +37,7 @@ class PixelReader:
         """
         try:
             pixels = self._pixels(raw, row)
-        except Problem:
+        except (Problem, MemoryError):
             raise
         except Exception as error:  # Pillow's readers raise whatever their parsing stumbles on
             raise _bad_image(f"the picture cannot be read: {error}", row) from None

@@ -16,6 +16,9 @@ from .manifest import Manifest, Output
 from .pt2_file import read_archive
 from .tensors import DTYPES, Tensors
 
+_ALLOCATION_FAILED = "DefaultCPUAllocator: can't allocate memory"
+"""What PyTorch says, in a RuntimeError like any other operator's."""
+
 
 class TorchBackend:
     """Exported program, ready to run."""
@@ -37,6 +40,8 @@ class TorchBackend:
                 results = self._module(*given)
             arrays = self._named(results)
         except Exception as error:  # whatever an operator raises
+            if _ALLOCATION_FAILED in str(error):
+                raise MemoryError(str(error)) from error
             raise Problem(422, "model_failed", f"the model failed on this input: {error}") from error
         found = {name: array.dtype for name, array in arrays.items()}
         if self._outputs and found != self._outputs:

@@ -31,7 +31,7 @@ _FAILURES = {
     429: "Too much waits for the model.",
     431: "Request line and headers are too large.",
     500: "The server or the model failed; the server's log says why.",
-    503: "The model is not loaded yet, or too many clients are connected.",
+    503: "The model is not loaded yet, too many clients are connected, or there is too little memory.",
     504: "The request's time was up before the model was free.",
 }
 _COMMON_FAILURES = (400, 405, 408, 413, 429, 431, 500)

@@ -47,7 +47,7 @@ class _Range(NamedTuple):
     """0: not acceptable."""
 
     def specificity(self, of: Format) -> int:
-        """How closely the range names a format; 0 if it does not."""
+        """Rank the range among those that name a format, by how closely it does; 0 if it does not."""
         if self.version not in (None, of.version):
             return 0
         kinds = ("*/*", f"{of.media_type.partition('/')[0]}/*", of.media_type)
@@ -55,7 +55,7 @@ class _Range(NamedTuple):
 
 
 def choose(accept: str) -> Format:
-    """The format that is wanted most, of equals the one named first; where none is acceptable, the first of all."""
+    """Return the format that is wanted most, of equals the one named first; the oldest, where none is acceptable."""
     ranges = [_parse(text) for text in accept.lower().split(",")[:_MAX_RANGES]]
 
     def wish(of: Format) -> tuple[float, int]:

@@ -77,6 +77,10 @@ class Metrics(Collector):
         """Count a request whose client disconnected before its run."""
         self._lost["abandoned"] += 1
 
+    def out_of_memory(self) -> None:
+        """Count a request that failed because an allocation did."""
+        self._lost["out_of_memory"] += 1
+
     def collect(self) -> Iterator[Metric]:
         """Yield the families, for the registry."""
         yield counter("model_requests", "Requests answered, by path and status code", ["path", "code"], self._answered)
@@ -93,7 +97,7 @@ class Metrics(Collector):
             yield InfoMetricFamily("model", "The model that is served", value=self._info)
 
     def text(self, accept: str) -> tuple[str, bytes]:
-        """Content type and text for a scraper, by its Accept header."""
+        """Return content type and text for a scraper, by its Accept header."""
         chosen = exposition.choose(accept)
         return chosen.content_type, chosen.encode(self._registry)
 
@@ -102,4 +106,5 @@ _LOST = {
     "shed": "turned away with 429, because too much waited",
     "expired": "whose time was up before the model was free",
     "abandoned": "whose client left before the model was free",
+    "out_of_memory": "answered with 503, because the server had too little memory for them",
 }

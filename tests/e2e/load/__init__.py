@@ -64,9 +64,8 @@ def traffic(url: str, body: str, *, kept: int = 40, fresh: int = 20, seconds: in
 
     `kept` and `fresh`: requests a second on connections that are kept, and on a new one each.
     """
-    program = _program()
     # Not of prime importance on two cores: a late request is sent late, and still has to be answered.
-    base = [str(program), f"-url={url}", f"-body={body}", f"-duration={seconds}s"]
+    base = [str(program()), f"-url={url}", f"-body={body}", f"-duration={seconds}s"]
     kinds = [[*base, f"-rate={rate}", f"-reuse={reuse}"] for rate, reuse in ((kept, "true"), (fresh, "false")) if rate]
     running = [subprocess.Popen(kind, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for kind in kinds]
     found = Traffic()
@@ -90,7 +89,8 @@ def _end(process: subprocess.Popen[str]) -> dict[str, Any]:
     return json.loads(out)
 
 
-def _program() -> Path:
+def program() -> Path:
+    """Return the load generator, from the cache or built into it now."""
     sources = [_HERE / name for name in ("go.mod", "go.sum", "main.go")]
     folder = default_cache() / f"load-{machine()}-{digest(sources)}"
     once(folder, lambda partial: go.build(_HERE, ".", partial, name="Load generator"))

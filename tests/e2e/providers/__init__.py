@@ -13,7 +13,8 @@ import shutil
 from pathlib import Path
 
 from tests import standins
-from tests.e2e.providers import kubernetes
+from tests.e2e.providers import builder, kubernetes
+from tools import go
 
 
 def official(name: str) -> Path | None:
@@ -26,11 +27,22 @@ def official(name: str) -> Path | None:
     return max(installed, key=lambda path: path.stat().st_mtime, default=None)
 
 
+def kubernetes_plugin() -> Path:
+    """Return the Kubernetes plugin's program: the installed one, else the one that is built from its module."""
+    return official("kubernetes") or kubernetes.built()
+
+
+def unavailable() -> str | None:
+    """Say why there can be no providers here and what to do, or None."""
+    reason = None if official("kubernetes") or kubernetes.folder().is_dir() else go.unavailable()
+    missing = reason and f"Pulumi's Kubernetes plugin is not installed and has to be built, and {reason}"
+    return missing or builder.unavailable()
+
+
 def install(directory: Path) -> None:
     """Write the plugins as executables into `directory`, for PATH."""
     directory.mkdir(parents=True, exist_ok=True)
-    plugin = official("kubernetes") or kubernetes.built()
-    standins.script(directory / "pulumi-resource-kubernetes", _leads_to(plugin))
+    standins.script(directory / "pulumi-resource-kubernetes", _leads_to(kubernetes_plugin()))
     docker = official("docker")
     line = _leads_to(docker) if docker else standins.plugin_command(f"{__name__}.docker")
     standins.script(directory / "pulumi-resource-docker", line)

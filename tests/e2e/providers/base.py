@@ -30,18 +30,18 @@ _FORMAT = 1
 
 def base_image(registry: str) -> str:
     """Push the base image to `host:port`; `host:port/name@sha256:...`, for the config key baseImage."""
-    folder = _made()
-    layer, diff_id = folder / "layer.tar.gz", (folder / "diff_id").read_text()
+    folder = layer()
+    diff_id = (folder / "diff_id").read_text()
     config = {
         "architecture": "arm64" if machine().endswith("arm64") else "amd64",
         "os": "linux",
         "config": {"Env": ["PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8"], "Cmd": ["python3"]},
         "rootfs": {"type": "layers", "diff_ids": [diff_id]},
     }
-    return push_image(registry, "python", config, [Blob.of(layer.read_bytes())])
+    return push_image(registry, "python", config, [Blob.of((folder / "layer.tar.gz").read_bytes())])
 
 
-def _made() -> Path:
+def layer() -> Path:
     """The folder with the image's layer, from the cache or made now."""
     pins = json.dumps([SUITE, _OPTIONS, machine(), _FORMAT])
     return once(default_cache() / f"base-{SUITE}-{hashlib.sha256(pins.encode()).hexdigest()[:12]}", _make)

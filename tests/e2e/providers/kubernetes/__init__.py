@@ -19,10 +19,15 @@ _VERSION = "4.25.0"
 _SOURCES = ("go.mod", "go.sum", "main.go")
 
 
+def folder() -> Path:
+    """Name the folder of the user's cache in which the plugin of these sources is kept."""
+    sources = digest([_HERE / name for name in _SOURCES])
+    return default_cache() / f"{PROGRAM}-{_VERSION}-{machine()}-{sources}"
+
+
 def built() -> Path:
     """Return the plugin's program, from the cache or built into it now. Raises go.GoError."""
-    sources = digest([_HERE / name for name in _SOURCES])
-    return once(default_cache() / f"{PROGRAM}-{_VERSION}-{machine()}-{sources}", _build) / PROGRAM
+    return once(folder(), _build) / PROGRAM
 
 
 def _build(into: Path) -> None:

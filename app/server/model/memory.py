@@ -1,0 +1,70 @@
+"""Memory of the process: bound it by the cgroup's, and give back what is freed."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+from . import cpu
+
+_STATM = Path("/proc/self/statm")
+_RESIDENT, _DATA = 1, 5
+"""Fields of statm, in pages: the resident set, and what counts for RLIMIT_DATA."""
+_NO_LIMIT_BYTES = 2**60
+"""A cgroup of version 1 without a limit has a number above this."""
+_WORTHWHILE_BYTES = 16 * 2**20
+"""Growth since the latest trim at which the next is made."""
+
+
+def cgroup_limit(root: Path | None = None) -> int | None:
+    """Bytes that the cgroup (v2, then v1) may use; None when there is no limit."""
+    root = root or cpu.CGROUP
+    for file in (root / "memory.max", root / "memory" / "memory.limit_in_bytes"):
+        try:
+            limit = int(file.read_text())
+        except (OSError, ValueError):  # "max" is none
+            continue
+        return limit if limit < _NO_LIMIT_BYTES else None
+    return None
+
+
+def bound_allocations(limit: int) -> None:
+    """Let an allocation beyond `limit` resident bytes fail, in the place of the kernel's end of the whole process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    bound = _statm(_DATA) + limit - _statm(_RESIDENT)
+    bounds = [bound, *(each for each in (soft, hard) if each != resource.RLIM_INFINITY)]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(bounds), hard))
+
+
+def resident_bytes() -> int:
+    """Resident set size."""
+    return _statm(_RESIDENT)
+
+
+def _statm(field: int) -> int:
+    return int(_STATM.read_text().split()[field]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Trimmer:
+    """Trims the heap once the model is idle after runs that made it grow: glibc keeps up to 64 MB for each thread."""
+
+    def __init__(self, trim: Callable[[], object], resident: Callable[[], int] = resident_bytes) -> None:
+        self._trim = trim
+        self._resident = resident
+        self._kept = 0
+        """Resident bytes after the latest trim."""
+
+    def tick(self, *, idle: bool) -> None:
+        """Call it a few times a second."""
+        if idle and self._resident() > self._kept + _WORTHWHILE_BYTES:
+            self._trim()
+            self._kept = self._resident()
+
+
+def open_trimmer() -> Trimmer | None:
+    """Return a Trimmer, or None where the system has no glibc."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return Trimmer(lambda: trim(0)) if trim and _STATM.exists() else None
