@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.standins import component, schema, wire
-from tests.standins.aws import EKS_CLUSTER, KEY, LOG_GROUP, Aws
+from tests.standins.aws import EKS_CLUSTER, KEY, LOG_GROUP, ROUTE_TABLE, Aws
 from tests.standins.behaviour import HalfDone, Request
-from tests.standins.cloud import Cloud, CloudError, Thing
+from tests.standins.cloud import REGISTRY_VARIABLE, Cloud, CloudError, Thing
 from tests.standins.docker import Docker
 from tests.standins.kubernetes import CLUSTER, Kubernetes, server_of
 from tests.standins.sign_in import ACCESS_ENTRY, DEPLOYER
@@ -19,6 +19,7 @@ from tests.standins.sign_in import ACCESS_ENTRY, DEPLOYER
 REPOSITORY = "aws:ecr/repository:Repository"
 VPC = "aws:ec2/vpc:Vpc"
 SUBNET = "aws:ec2/subnet:Subnet"
+ROUTE = "aws:ec2/route:Route"
 DEPLOYMENT = "kubernetes:apps/v1:Deployment"
 SERVICE = "kubernetes:core/v1:Service"
 IMAGE = "docker:index/image:Image"
@@ -264,12 +265,6 @@ def test_ids_that_nothing_has_are_refused(aws: Aws) -> None:
         aws.create(request(SUBNET, {"vpcId": "vpc-0123456789abcdef0"}))
 
 
-def test_names_are_unique(aws: Aws) -> None:
-    aws.create(request(REPOSITORY, {"name": "model"}))
-    with pytest.raises(CloudError, match="already exists"):
-        aws.create(request(REPOSITORY, {"name": "model"}, name="y"))
-
-
 def test_a_repository_with_images_is_kept(aws: Aws) -> None:
     made = aws.create(request(REPOSITORY, {"name": "model"}))
     aws.cloud.push(made.values["repositoryUrl"], "1", "sha256:1")
@@ -303,11 +298,52 @@ def test_what_replaces(aws: Aws, kubernetes: Kubernetes) -> None:
     assert kubernetes.replaces("kubernetes:core/v1:Secret", "stringData.key", {})
 
 
-def test_a_network_outlives_its_cluster(aws: Aws) -> None:
-    table = aws.create(request("aws:ec2/route:Route", {"routeTableId": "t"}))
-    aws.create(request("aws:eks/cluster:Cluster", CLUSTER_INPUTS))
+def network(aws: Aws) -> tuple[str, list[str]]:
+    """A VPC with a subnet in each of two zones, by their ids."""
+    vpc = aws.create(request(VPC, {"cidrBlock": "10.0.0.0/16"})).id
+    zones = [{"vpcId": vpc, "availabilityZone": f"us-east-1{zone}"} for zone in "ab"]
+    return vpc, [aws.create(request(SUBNET, inputs)).id for inputs in zones]
+
+
+def in_subnets(*subnets: str) -> dict[str, Any]:
+    return {**CLUSTER_INPUTS, "vpcConfig": {"subnetIds": list(subnets), "endpointPrivateAccess": True}}
+
+
+def test_a_network_outlives_its_own_clusters(aws: Aws) -> None:
+    networks = [network(aws), network(aws)]
+    tables = [aws.create(request(ROUTE_TABLE, {"vpcId": vpc})).id for vpc, _ in networks]
+    of_the_cluster, elsewhere = (aws.create(request(ROUTE, {"routeTableId": table})).id for table in tables)
+    aws.create(request(EKS_CLUSTER, in_subnets(*networks[0][1])))
     with pytest.raises(CloudError, match="would lose their way out"):
-        aws.delete(request("aws:ec2/route:Route", {}, id=table.id))
+        aws.delete(request(ROUTE, {}, id=of_the_cluster))
+    aws.delete(request(ROUTE, {}, id=elsewhere))
+
+
+def test_a_cluster_is_in_one_vpc_and_stays_there(aws: Aws) -> None:
+    (vpc, one), (_, other) = network(aws), network(aws)
+    for wrong, reason in [([one[0], other[1]], "the same VPC"), ([one[0]], "at least two different zones")]:
+        with pytest.raises(CloudError, match=reason):
+            aws.create(request(EKS_CLUSTER, in_subnets(*wrong)))
+    aws.create(request(EKS_CLUSTER, in_subnets(*one)))
+    with pytest.raises(CloudError, match="subnets must be in the VPC of the cluster"):
+        aws.update(request(EKS_CLUSTER, in_subnets(*other), id="c"))
+    more = aws.create(request(SUBNET, {"vpcId": vpc, "availabilityZone": "us-east-1a"})).id
+    aws.update(request(EKS_CLUSTER, in_subnets(*one, more), id="c"))
+
+
+def test_whoever_asks_for_a_name_that_another_stack_has_is_refused(aws: Aws) -> None:
+    """One account has one name of a kind, whatever stack asks for it."""
+    for type_, name in [
+        (REPOSITORY, "model"),
+        (LOG_GROUP, "/aws/eks/c/cluster"),
+        (EKS_CLUSTER, "c"),
+        ("aws:kms/alias:Alias", "alias/model"),
+        ("aws:iam/role:Role", "nodes"),
+    ]:
+        inputs = {**CLUSTER_INPUTS, "name": name} if type_ == EKS_CLUSTER else {"name": name}
+        aws.create(request(type_, inputs))
+        with pytest.raises(CloudError, match="already exists"):
+            aws.create(Request(type_, f"urn:pulumi:staging::p::{type_}::x", inputs))
 
 
 def test_a_log_group_may_only_be_encrypted_with_a_key_that_says_so(aws: Aws) -> None:
@@ -387,6 +423,19 @@ def test_a_push_needs_a_login_a_repository_and_a_free_tag(aws: Aws, cloud: Cloud
     push(good)
     with pytest.raises(CloudError, match="immutable"):
         push(good)
+
+
+def test_the_tags_of_a_real_registry_that_is_ecr_do_not_move(
+    aws: Aws, cloud: Cloud, context: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(REGISTRY_VARIABLE, "localhost:5000")
+    aws.create(request(REPOSITORY, {"name": "model", "imageTagMutability": "IMMUTABLE"}))
+    first = image(cloud, "localhost:5000/model:1")
+    (context / "app.py").write_text("2")
+    again = {"imageName": "localhost:5000/model:1", "build": {"context": "context"}}
+    docker = Docker(cloud)
+    with pytest.raises(CloudError, match="immutable"):
+        docker.update(request(IMAGE, docker.check(request(IMAGE, again)), id=first.id))
 
 
 # --- kubernetes ---

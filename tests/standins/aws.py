@@ -20,6 +20,7 @@ from tests.standins.sign_in import ACCESS_ENTRY
 EKS_CLUSTER = "aws:eks/cluster:Cluster"
 VPC = "aws:ec2/vpc:Vpc"
 SUBNET = "aws:ec2/subnet:Subnet"
+ROUTE_TABLE = "aws:ec2/routeTable:RouteTable"
 REPOSITORY = "aws:ecr/repository:Repository"
 KEY = "aws:kms/key:Key"
 LOG_GROUP = "aws:cloudwatch/logGroup:LogGroup"
@@ -33,7 +34,7 @@ REPLACES: dict[str, frozenset[str]] = {
         "aws:ec2/internetGateway:InternetGateway": "",
         "aws:ec2/eip:Eip": "domain",
         "aws:ec2/natGateway:NatGateway": "subnetId allocationId connectivityType",
-        "aws:ec2/routeTable:RouteTable": "vpcId",
+        ROUTE_TABLE: "vpcId",
         "aws:ec2/route:Route": "routeTableId destinationCidrBlock",
         "aws:ec2/routeTableAssociation:RouteTableAssociation": "subnetId",
         "aws:ec2/vpcEndpoint:VpcEndpoint": "vpcId serviceName vpcEndpointType",
@@ -70,7 +71,7 @@ _ID_PREFIX = {
     "aws:ec2/internetGateway:InternetGateway": "igw",
     "aws:ec2/eip:Eip": "eipalloc",
     "aws:ec2/natGateway:NatGateway": "nat",
-    "aws:ec2/routeTable:RouteTable": "rtb",
+    ROUTE_TABLE: "rtb",
     "aws:ec2/route:Route": "r-rtb",
     "aws:ec2/routeTableAssociation:RouteTableAssociation": "rtbassoc",
     "aws:ec2/vpcEndpoint:VpcEndpoint": "vpce",
@@ -249,8 +250,7 @@ class Aws(Service):
                 " InsufficientNumberOfReplicas: under Auto Mode no node takes the add-on's pods"
             )
 
-    @staticmethod
-    def _check_cluster(values: dict[str, Any]) -> None:
+    def _check_cluster(self, values: dict[str, Any]) -> None:
         modes = [
             wire.get(values, path)
             for path in (
@@ -266,6 +266,18 @@ class Aws(Service):
         vpc = values["vpcConfig"]
         if not vpc.get("endpointPublicAccess", True) and not vpc.get("endpointPrivateAccess"):
             raise CloudError("InvalidParameterException: private and public endpoint access cannot both be false")
+        subnets = [thing.values for id_ in vpc["subnetIds"] if (thing := self.cloud.find(SUBNET, id_))]
+        if len({subnet["vpcId"] for subnet in subnets}) > 1:
+            raise CloudError("InvalidParameterException: subnets must be in the same VPC")
+        if len({subnet["availabilityZone"] for subnet in subnets}) == 1:
+            raise CloudError("InvalidParameterException: subnets must be in at least two different zones")
+
+    def _vpc_of(self, values: dict[str, Any]) -> str | None:
+        """The VPC that a thing is in, as far as its own values or those of its subnet or route table say."""
+        places = [(SUBNET, id_) for id_ in wire.get(values, "vpcConfig.subnetIds") or ()]
+        places += [(SUBNET, values.get("subnetId", "")), (ROUTE_TABLE, values.get("routeTableId", ""))]
+        found = (self.cloud.find(type_, id_) for type_, id_ in places)
+        return values.get("vpcId") or next((thing.values["vpcId"] for thing in found if thing), None)
 
     def before_delete(self, thing: Thing) -> None:
         time.sleep(_SLOW_TO_DELETE.get(thing.type, 0))
@@ -277,8 +289,12 @@ class Aws(Service):
             raise CloudError(f"DeleteConflict: cannot delete {thing.id}, must detach all policies first")
         if thing.type in _ID_PREFIX and (users := self._users(thing.id, "aws:")):
             raise CloudError(f"DependencyViolation: {thing.id} is used by {', '.join(users)}")
-        way_out = ("aws:ec2/natGateway", "aws:ec2/route", "aws:ec2/internetGateway")
-        if thing.type.startswith(way_out) and (clusters := [cluster.id for cluster in self.cloud.things(EKS_CLUSTER)]):
+        if thing.type.startswith(("aws:ec2/natGateway", "aws:ec2/route", "aws:ec2/internetGateway")):
+            self._check_way_out(thing)
+
+    def _check_way_out(self, thing: Thing) -> None:
+        vpc = self._vpc_of(thing.values)
+        if clusters := [c.id for c in self.cloud.things(EKS_CLUSTER) if vpc and self._vpc_of(c.values) == vpc]:
             raise CloudError(f"{thing.id}: the nodes of {', '.join(clusters)} would lose their way out")
 
     def _check_cluster_delete(self, thing: Thing) -> None:
@@ -305,6 +321,8 @@ class Aws(Service):
     def before_update(self, asked: Request, thing: Thing) -> None:
         if asked.type == EKS_CLUSTER:
             self._check_cluster(asked.values)
+            if (vpc := self._vpc_of(thing.values)) != self._vpc_of(asked.values):
+                raise CloudError(f"InvalidParameterException: subnets must be in the VPC of the cluster, {vpc}")
         if asked.type == LOG_GROUP:
             self._check_log_group(asked.values)
 

@@ -70,15 +70,14 @@ class Docker(Service):
             raise CloudError(f"the login is for {login.get('server')!r}, the image for {server!r}")
         if accepted is not None and given not in accepted:
             raise CloudError(f"push to {repository}: no basic auth credentials")
-        if ".dkr.ecr." in server:
-            self._check_ecr(repository, tag)
+        self._check_ecr(repository, tag)
         self.cloud.push(repository, tag, digest)
 
     def _check_ecr(self, repository: str, tag: str) -> None:
         found = [t for t in self.cloud.things(REPOSITORY) if t.values["repositoryUrl"] == repository]
-        if not found:
+        if not found and ".dkr.ecr." in repository:
             raise CloudError(f"name unknown: the repository {repository} does not exist")
-        if found[0].values.get("imageTagMutability") == "IMMUTABLE" and tag in self.cloud.images(repository):
+        if found and found[0].values.get("imageTagMutability") == "IMMUTABLE" and tag in self.cloud.images(repository):
             raise CloudError(f"tag invalid: the image tag {tag!r} already exists and is immutable")
 
     def read(self, asked: Request) -> Thing | None:
@@ -120,7 +119,7 @@ def _digest(values: dict[str, Any]) -> str:
                 if not list(context.glob(source.strip("/"))) and source not in {".", "./"}:
                     raise CloudError(f"COPY failed: {source} is not in the build context {context}")
     # The name stands for the time and the machine: no two builds of one content give the same bytes.
-    name = values["imageName"].rpartition(":")[2]
+    name = values["imageName"]
     text = f"{build['contextDigest']}\0{sorted(told.items())}\0{build.get('platform')}\0{build.get('target')}\0{name}"
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
