@@ -47,6 +47,7 @@ else:
         settle_seconds=platform.load_balancer.drain_seconds,
         kubeconfig=platform.kubeconfig,
         namespace=service.namespace,
+        rollout_problem=service.rollout_problem,
     )
     pulumi.export("imageDigest", image.digest)
     pulumi.export("logs", service.logs_command)

@@ -22,8 +22,8 @@ from pulumi.dynamic import (
 
 from infra.build_context import Release
 from infra.config.schema import Settings
-from infra.diagnose import pods_and_events
 from infra.http_probe import Answer, ask, attempts
+from infra.rollout import RolloutError
 from infra.server_contract import PREDICT_PATH
 
 RETRIED = frozenset({404, 408, 425, 429})
@@ -61,9 +61,11 @@ class EndpointCheckArgs:
     api_key: pulumi.Input[str] | None = None
     """Kept as a secret; a new key asks the endpoint again."""
     kubeconfig: pulumi.Input[str] | None = None
-    """Text of a kubeconfig, kept as a secret: lets a failure tell about pods and events, where kubectl is installed."""
+    """Text of a kubeconfig, kept as a secret: lets a failure tell about pods and events."""
     namespace: pulumi.Input[str] | None = None
     """Whose pods and events."""
+    rollout_problem: pulumi.Input[str] | None = None
+    """Says how the rollout failed, so that the version before answers, if any; empty or None: it is complete."""
 
     @classmethod
     def from_settings(
@@ -76,6 +78,7 @@ class EndpointCheckArgs:
         settle_seconds: int = 0,
         kubeconfig: pulumi.Input[str] | None = None,
         namespace: pulumi.Input[str] | None = None,
+        rollout_problem: pulumi.Input[str] | None = None,
     ) -> EndpointCheckArgs:
         """`deployed` is the image's digest; None: what runs is the release itself."""
         common = settings.common
@@ -90,11 +93,12 @@ class EndpointCheckArgs:
             api_key=common.api_key.output() if common.api_key else None,
             kubeconfig=kubeconfig,
             namespace=namespace,
+            rollout_problem=rollout_problem,
         )
 
 
 class EndpointCheck(Resource, module="endpoint", name="EndpointCheck"):
-    """Succeeds once the endpoint is ready and has answered a prediction; fails with its last answer at the deadline.
+    """Succeeds once the rollout is complete and the endpoint has answered a prediction; fails with its last answer.
 
     Let it depend on everything that the endpoint needs.
     """
@@ -134,7 +138,8 @@ class EndpointProvider(ResourceProvider):
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         """Compare what was checked with what is to be; unknown values differ, so they ask again."""
-        return DiffResult(changes=any(_olds.get(key) != _news.get(key) for key in _CHECKED_AGAIN))
+        changed = any(_olds.get(key) != _news.get(key) for key in _CHECKED_AGAIN)
+        return DiffResult(changes=changed or bool(_news.get("rollout_problem")))
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Ask until it answers."""
@@ -145,8 +150,31 @@ class EndpointProvider(ResourceProvider):
         return UpdateResult(_checked(_news, settle_seconds=float(_news.get("settle_seconds", 0))))
 
 
+@dataclass(frozen=True)
+class _Cluster:
+    """The cluster behind the endpoint, if it is on one; its client is imported only after a failure."""
+
+    kubeconfig: str | None
+    namespace: str | None
+
+    def has_rolled_out(self) -> bool:
+        """Look again whether the rollout that had failed is complete by now."""
+        from infra.diagnose import rollouts_complete
+
+        return bool(self.kubeconfig and self.namespace and rollouts_complete(self.kubeconfig, self.namespace))
+
+    def details(self) -> str:
+        """Describe pods and events in indented lines."""
+        from infra.diagnose import pods_and_events
+
+        return pods_and_events(self.kubeconfig, self.namespace)
+
+
 def _checked(props: Mapping[str, Any], settle_seconds: float) -> dict[str, Any]:
     """Await a prediction and return what the state keeps: what was checked and what was answered, no secret."""
+    cluster = _Cluster(props.get("kubeconfig"), props.get("namespace"))
+    if (problem := props.get("rollout_problem")) and not cluster.has_rolled_out():
+        raise RolloutError(str(problem), _hide(props.get("api_key"), cluster.details()))
     model_name, model_version = await_prediction(
         str(props["url"]),
         readiness_path=str(props["readiness_path"]),
@@ -154,7 +182,7 @@ def _checked(props: Mapping[str, Any], settle_seconds: float) -> dict[str, Any]:
         timeout_seconds=float(props["timeout_seconds"]),
         settle_seconds=settle_seconds,
         api_key=props.get("api_key"),
-        details=lambda: pods_and_events(props.get("kubeconfig"), props.get("namespace")),
+        details=cluster.details,
     )
     kept = {key: props[key] for key in _CHECKED_AGAIN if key in props}
     return {**kept, "model_name": model_name, "model_version": model_version}

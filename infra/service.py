@@ -14,6 +14,7 @@ from infra.build_context import Release
 from infra.cluster_platform import Platform
 from infra.config.schema import Architecture, ServiceSettings, Settings
 from infra.load_balancer import LoadBalancer
+from infra.rollout import WAIT_FOR_ADDRESS, WAIT_FOR_END, problem_of
 from infra.server_contract import CONTAINER_PORT, USER_ID
 
 POD_SECURITY_VERSION = "v1.34"
@@ -27,6 +28,8 @@ _MIN_READY_SECONDS = 5
 _TMP_SIZE = "256Mi"
 _DECLARED = {"pulumi.com/patchForce": "true"}
 """Lets the program win over a hand edit: without it, refresh and `up` stop at a conflict of field managers."""
+_LOAD_BALANCER_TIMEOUTS = pulumi.CustomTimeouts(create="15m", update="15m", delete="15m")
+"""Clouds take minutes to make a load balancer, and to take it down."""
 _MIN_LOG_REQUESTS = 5
 """kubectl's own limit of pods to follow, which may be raised only."""
 
@@ -51,6 +54,8 @@ class ModelServiceArgs:
     node_selector: Mapping[str, str]
     tolerations: Sequence[k8s.core.v1.TolerationArgs]
     architecture: Architecture
+    protect: bool = False
+    """Refuse to delete or replace what serves: the namespace, the Deployment and the Service."""
 
     @classmethod
     def from_settings(
@@ -70,6 +75,7 @@ class ModelServiceArgs:
             node_selector=platform.node_selector,
             tolerations=platform.tolerations,
             architecture=settings.image.architecture,
+            protect=settings.cluster.protect,
         )
 
 
@@ -81,6 +87,8 @@ class ModelService(pulumi.ComponentResource):
 
     namespace: pulumi.Output[str]
     deployment_name: pulumi.Output[str]
+    rollout_problem: pulumi.Output[str]
+    """Says how the latest rollout failed; empty: it is complete."""
     hostname: pulumi.Output[str]
     """The load balancer's address, a host name or an IP, as soon as it has one. Point a domain here."""
     port: int
@@ -95,6 +103,7 @@ class ModelService(pulumi.ComponentResource):
         self._selector = naming.selector(name)
         self._labels = naming.labels(name, stack=args.stack)
         self._child = pulumi.ResourceOptions(parent=self)
+        self._serving = pulumi.ResourceOptions(parent=self, protect=args.protect)
         self.port = 443 if args.https else args.settings.service_port
         self.namespace = self._namespace()
         self._metadata = k8s.meta.v1.ObjectMetaArgs(
@@ -103,6 +112,7 @@ class ModelService(pulumi.ComponentResource):
         policy = self._network_policy()
         deployment = self._deployment(self._service_account(), self._key_secret(), policy)
         self.deployment_name = deployment.metadata.apply(_name)
+        self.rollout_problem = deployment.status.apply(problem_of)
         self._autoscaler()
         self._disruption_budget()
         self.hostname = self._service().status.apply(_address)
@@ -118,7 +128,11 @@ class ModelService(pulumi.ComponentResource):
 
     def _namespace(self) -> pulumi.Output[str]:
         labels = {**self._labels, **_pod_security()}
-        namespace = k8s.core.v1.Namespace(f"{self._name}-namespace", metadata={"labels": labels}, opts=self._child)
+        namespace = k8s.core.v1.Namespace(
+            f"{self._name}-namespace",
+            metadata=k8s.meta.v1.ObjectMetaArgs(labels=labels, annotations=_DECLARED),
+            opts=self._serving,
+        )
         return namespace.metadata.apply(_name)
 
     def _network_policy(self) -> k8s.networking.v1.NetworkPolicy:
@@ -184,11 +198,13 @@ class ModelService(pulumi.ComponentResource):
     ) -> k8s.apps.v1.Deployment:
         args = self._args
         versioned = naming.labels(self._name, stack=args.stack, version=args.model_version)
-        # Outlasts a rollout that moves: Kubernetes gives up by itself after a time without progress.
-        timeout = f"{2 * args.settings.rollout_timeout_seconds + 60 * args.settings.max_replicas}s"
+        # Outlasts every rollout that moves, one pod after the other: Kubernetes itself gives up one that does not.
+        timeout = f"{args.settings.rollout_timeout_seconds * (args.settings.max_replicas + 1)}s"
         return k8s.apps.v1.Deployment(
             f"{self._name}-deployment",
-            metadata=k8s.meta.v1.ObjectMetaArgs(namespace=self.namespace, labels=versioned, annotations=_DECLARED),
+            metadata=k8s.meta.v1.ObjectMetaArgs(
+                namespace=self.namespace, labels=versioned, annotations={**_DECLARED, **WAIT_FOR_END}
+            ),
             spec=k8s.apps.v1.DeploymentSpecArgs(
                 replicas=args.settings.replicas,
                 selector=k8s.meta.v1.LabelSelectorArgs(match_labels=self._selector),
@@ -204,12 +220,14 @@ class ModelService(pulumi.ComponentResource):
                     spec=_pod(args, self._selector, account, key_secret),
                 ),
             ),
-            opts=pulumi.ResourceOptions(
-                parent=self,
-                depends_on=[policy],  # no pod before its policy
-                # The autoscaler owns the number once the Deployment exists [pulumi-kubernetes#2491].
-                ignore_changes=["spec.replicas"],
-                custom_timeouts=pulumi.CustomTimeouts(create=timeout, update=timeout, delete="10m"),
+            opts=pulumi.ResourceOptions.merge(
+                self._serving,
+                pulumi.ResourceOptions(
+                    depends_on=[policy],  # no pod before its policy
+                    # The autoscaler owns the number once the Deployment exists [pulumi-kubernetes#2491].
+                    ignore_changes=["spec.replicas"],
+                    custom_timeouts=pulumi.CustomTimeouts(create=timeout, update=timeout, delete="10m"),
+                ),
             ),
         )
 
@@ -262,10 +280,8 @@ class ModelService(pulumi.ComponentResource):
 
     def _service(self) -> k8s.core.v1.Service:
         args, balancer, v1 = self._args, self._args.load_balancer, k8s.core.v1
-        annotations = {**_DECLARED, **balancer.annotations}
+        annotations = {**_DECLARED, **WAIT_FOR_ADDRESS, **balancer.annotations}
         scheme = "https" if args.https else "http"
-        # For the first pod, which the Service waits for, and for what clouds take to make a load balancer.
-        timeout = f"{args.settings.rollout_timeout_seconds + 300}s"
         return v1.Service(
             f"{self._name}-service",
             metadata=k8s.meta.v1.ObjectMetaArgs(namespace=self.namespace, labels=self._labels, annotations=annotations),
@@ -280,8 +296,8 @@ class ModelService(pulumi.ComponentResource):
                 selector=self._selector,
                 ports=[v1.ServicePortArgs(name=scheme, port=self.port, target_port="http", protocol="TCP")],
             ),
-            opts=pulumi.ResourceOptions(
-                parent=self, custom_timeouts=pulumi.CustomTimeouts(create=timeout, update=timeout, delete="15m")
+            opts=pulumi.ResourceOptions.merge(
+                self._serving, pulumi.ResourceOptions(custom_timeouts=_LOAD_BALANCER_TIMEOUTS)
             ),
         )
 

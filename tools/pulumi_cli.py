@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from tools import go
 from tools.cache import appearing, default_cache, digest, lock, machine, once
 from tools.console import Progress, say
 
@@ -238,57 +239,16 @@ def unpack(archive: Path, into: Path) -> None:
 
 
 def build(target: Path) -> None:
-    """Build the CLI into `target`; go.sum fixes every byte of the source."""
-    go = shutil.which("go")
-    if not go:
+    """Build the CLI into the folder `target`."""
+    if not shutil.which("go"):
         raise CliError(
             "there is no Pulumi CLI and no Go toolchain to build one.\n"
             "  Install either and run this again: Pulumi from https://www.pulumi.com/docs/iac/download-install/,\n"
             "  or Go 1.21 or newer from https://go.dev/dl/"
         )
-    report = Progress("Pulumi")
-    package = f"{PACKAGE}/cmd/pulumi"
-    modules = sum("/go.mod " not in line for line in (MODULES / "go.sum").read_text().splitlines())
-    packages = len(
-        run_go(
-            [go, "list", "-mod=readonly", "-deps", package],
-            lambda line: line.startswith("go: downloading "),
-            lambda fetched: report(f"fetching Go modules: {fetched} of at most {modules}"),
-        )
-    )
     with appearing(target) as partial:
-        report(f"compiling {packages} packages, a few minutes the first time; kept in {target.parent}", now=True)
-        flags = ["-mod=readonly", "-trimpath", "-v", "-ldflags", f"-s -w -X {VERSION_VARIABLE}=v{version()}"]
-        run_go(
-            [go, "build", *flags, "-o", str(partial / "pulumi"), package],
-            lambda line: " " not in line,
-            lambda compiled: report(f"compiling: {compiled} of at most {packages} packages"),
-        )
-        report("built", now=True)
-
-
-def run_go(command: list[str], is_step: Callable[[str], bool], report: Callable[[int], None]) -> list[str]:
-    """Run Go in the folder of the pinned modules; the lines of its stdout.
-
-    `is_step` tells the lines of stderr that are one step each, of which `report` gets the number; the others explain a
-    failure.
-    """
-    # The user's own Go settings reach modules (GOPROXY and the like); those that would change the result do not count.
-    settings = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
-    with subprocess.Popen(
-        command, cwd=MODULES, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        lines: list[str] = []
-        reader = threading.Thread(target=lambda: lines.extend(process.stdout or ()))
-        reader.start()
-        steps, trouble = 0, list[str]()
-        for line in process.stderr or ():
-            if is_step(line.rstrip("\n")):
-                steps += 1
-            else:
-                trouble.append(line)
-            report(steps)
-        reader.join()
-    if process.returncode:
-        raise CliError(f"Go could not build the Pulumi CLI:\n{''.join(trouble[-20:])}".rstrip())
-    return lines
+        flags = f"-X {VERSION_VARIABLE}=v{version()}"
+        try:
+            go.build(MODULES, f"{PACKAGE}/cmd/pulumi", partial, name="Pulumi", linker_flags=flags)
+        except go.GoError as error:
+            raise CliError(str(error)) from error

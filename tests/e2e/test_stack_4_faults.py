@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,6 +44,23 @@ def failing_seconds(sent: Traffic) -> float:
     """From the first failed request to the last."""
     lost = sent.lost
     return max(each.last for each in lost) - min(each.first for each in lost) if lost else 0
+
+
+def below(pid: int) -> set[int]:
+    """The processes that this one has started, and theirs."""
+    found, last = {pid}, set[int]()
+    parents = {int(file.parent.name): parent(file) for file in Path("/proc").glob("[0-9]*/stat")}
+    while found != last:
+        last = found
+        found = found | {child for child, of in parents.items() if of in found}
+    return found - {pid}
+
+
+def parent(stat: Path) -> int:
+    try:
+        return int(stat.read_text().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        return 0
 
 
 def all_serve(stack: Stack) -> None:
@@ -111,8 +131,12 @@ def test_a_killed_up_leaves_a_state_that_the_next_one_mends(served: Stack) -> No
             wait_for("the rollout", lambda: served.deployment()["metadata"]["generation"] > before, 60)
             time.sleep(2)
         finally:
+            plugins = below(up.pid)  # the official ones outlive a killed engine for minutes
             up.send_signal(signal.SIGKILL)
             up.communicate(timeout=30)
+            for plugin in plugins:
+                with suppress(ProcessLookupError):
+                    os.kill(plugin, signal.SIGKILL)
         locked = served.up(ok=False)
         assert "pulumi cancel" in locked.text
         served.pulumi("cancel", "--yes")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from tests.e2e import timeline
 from tests.e2e.cluster import images
-from tests.e2e.load import go_build
 from tests.e2e.providers import registry
 from tests.e2e.providers.builder import Builder
 from tests.e2e.stack import Stack, built_at
 from tests.support.figures import Figures
+from tools import go
 
 KINDS = (
     "deployments,replicasets,pods,services,endpointslices,hpa,pdb,networkpolicies,serviceaccounts,secrets,configmaps"
@@ -75,7 +75,7 @@ def test_destroy_leaves_nothing_and_up_makes_it_again(served: Stack, daemon: Bui
 def test_a_prebuilt_image_of_another_language_is_served(served: Stack, tmp_path: Path) -> None:
     (tmp_path / "main.go").write_text(SERVER)
     (tmp_path / "go.mod").write_text("module sum\n\ngo 1.24\n")
-    go_build(tmp_path, tmp_path / "sum")
+    go.build(tmp_path, ".", tmp_path, name="sum")
     image = images.push(served.live.registry, "sum", tmp_path / "sum")
     paths = {"livenessPath": "/healthz", "readinessPath": "/healthz"}
     with served.prebuilt(image, '{"numbers": [1, 2]}', **paths), served.traffic() as sent:

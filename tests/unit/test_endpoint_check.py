@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import dill
@@ -25,7 +24,9 @@ from infra.endpoint_check import (
     EndpointProvider,
     await_prediction,
 )
+from infra.rollout import COMPLETE, RolloutError
 from tests.unit import mocked
+from tests.unit.api_server import api_server, deployment, kubeconfig
 
 KEY = "correct-horse-battery-staple"
 READY, PREDICT = "GET /ready", "POST /predict"
@@ -209,38 +210,32 @@ def test_loopback_is_not_asked_through_a_proxy(serve: Serve, monkeypatch: pytest
     assert ask(serve().base) == ("iris", "7")
 
 
-def test_a_failure_tells_about_pods_and_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
-    kubectl = tmp_path / "bin" / "kubectl"
-    kubectl.parent.mkdir()
-    kubectl.write_text(
-        f"#!{sys.executable}\n"
-        "import os, sys\n"
-        "file = sys.argv[1].removeprefix('--kubeconfig=')\n"
-        "print(open(file).read(), oct(os.stat(file).st_mode & 0o777), ' '.join(sys.argv[2:]))\n"
-        f"open({str(tmp_path / 'used')!r}, 'a').write(file + '\\n')\n"
-    )
-    kubectl.chmod(0o755)
-    monkeypatch.setenv("PATH", str(kubectl.parent))
+def test_a_failure_tells_about_pods_and_events(serve: Serve) -> None:
+    nowhere = kubeconfig("http://127.0.0.1:9")
     server = serve(ready=[(503, "")])
-    with pytest.raises(EndpointError) as caught:
-        EndpointProvider().create(props(server.base, timeout_seconds=0.2, kubeconfig="config", namespace="model-1a2b"))
-
-    lines = [line.strip() for line in str(caught.value).splitlines()]
-    options = "config 0o600 --namespace=model-1a2b --request-timeout=10s get"
-    assert lines[-4:] == [
-        "pods:", f"{options} pods --output=wide",
-        "latest events:", f"{options} events --sort-by=.metadata.creationTimestamp",
-    ]  # fmt: skip
-    used = (tmp_path / "used").read_text().split()
-    assert used
-    assert not any(Path(file).exists() for file in used)
+    with pytest.raises(EndpointError, match="pods and events of namespace model-1a2b cannot be read"):
+        EndpointProvider().create(props(server.base, timeout_seconds=0.2, kubeconfig=nowhere, namespace="model-1a2b"))
 
 
-def test_a_failure_without_kubectl_says_what_would_help(monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
-    monkeypatch.setenv("PATH", "")
-    server = serve(ready=[(503, "")])
-    with pytest.raises(EndpointError, match="with kubectl installed, pods and events of namespace model-1a2b"):
-        EndpointProvider().create(props(server.base, timeout_seconds=0.2, kubeconfig="config", namespace="model-1a2b"))
+def test_a_failed_rollout_is_told_at_once_though_the_version_before_answers(serve: Serve) -> None:
+    server = serve()
+    more = {"kubeconfig": kubeconfig("http://127.0.0.1:9"), "namespace": "model-1a2b", "rollout_problem": "no progress"}
+    with pytest.raises(RolloutError, match=r"(?s)no progress.*version before.*model-1a2b cannot be read"):
+        EndpointProvider().update("endpoint", {}, props(server.base, **more))
+    assert server.seen == []
+
+
+def test_a_rollout_that_is_complete_by_now_is_no_failure(serve: Serve) -> None:
+    with api_server({"/apis/apps/v1/namespaces/n/deployments": [deployment(COMPLETE)]}) as api:
+        more = {"kubeconfig": kubeconfig(api.url), "namespace": "n", "rollout_problem": "no progress"}
+        made = EndpointProvider().create(props(serve().base, **more))
+    assert (made.outs or {})["model_version"] == "7"
+
+
+def test_a_failed_rollout_is_looked_at_again_by_every_up() -> None:
+    known = props("http://127.0.0.1:1")
+    assert not EndpointProvider().diff("endpoint", known, {**known, "rollout_problem": ""}).changes
+    assert EndpointProvider().diff("endpoint", known, {**known, "rollout_problem": "no progress"}).changes
 
 
 def props(base: str, **more: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 
 from infra.config.schema import ServiceSettings
 from infra.load_balancer import nlb, plain
+from infra.rollout import GIVEN_UP, WAIT_FOR_ADDRESS, WAIT_FOR_END
 from infra.server_contract import SET_BY_PROGRAM
 from infra.service import ModelService, ModelServiceArgs, NoAddressError, burst
 from tests.unit import mocked
@@ -55,11 +56,19 @@ def named(resource: mocked.Resource) -> dict[str, Any]:
     return answer
 
 
-def build(args: ModelServiceArgs = ARGS, *, status: dict[str, Any] | None = None, preview: bool = False) -> Run:
+def build(
+    args: ModelServiceArgs = ARGS,
+    *,
+    status: dict[str, Any] | None = None,
+    rollout: dict[str, Any] | None = None,
+    preview: bool = False,
+) -> Run:
     kinds = ("core/v1:Namespace", "core/v1:ServiceAccount", "core/v1:Secret", "apps/v1:Deployment", "core/v1:Service")
     outputs: dict[str, Any] = {f"kubernetes:{kind}": named for kind in kinds}
     if status is not None:
         outputs["model-service"] = {"status": status}
+    if rollout is not None:
+        outputs["model-deployment"] = {"status": rollout}
 
     def program() -> ModelService:
         provider = k8s.Provider("cluster", cluster_identifier="cluster")
@@ -109,12 +118,11 @@ def test_everything_is_in_the_namespace_through_the_clusters_provider_and_a_chil
         assert resource.inputs["metadata"]["namespace"] == "model-namespace-1a2b"
         assert "name" not in resource.inputs["metadata"], "names are Pulumi's, so that a replacement can overlap"
         assert "model-namespace" in resource.dependencies, "so that destroy takes it before the namespace"
-        annotations = resource.inputs["metadata"]["annotations"]
-        assert annotations["pulumi.com/patchForce"] == "true", "a hand edit is mended, not a conflict"
     for resource in run.resources:
         if resource.type.startswith("kubernetes:"):
             assert (resource.provider, resource.parent) == ("cluster", "model"), resource.name
-            annotations = resource.inputs["metadata"].get("annotations", {})
+            annotations = resource.inputs["metadata"]["annotations"]
+            assert annotations["pulumi.com/patchForce"] == "true", "a hand edit is mended, not a conflict"
             assert "pulumi.com/skipAwait" not in annotations
             assert not resource.retain_on_delete
             assert not resource.deleted_with
@@ -346,8 +354,8 @@ def test_the_budget_lets_one_pod_go_and_any_that_does_not_work(run: Run) -> None
 
 def test_the_service_behind_an_nlb(run: Run) -> None:
     service = run.one("kubernetes:core/v1:Service")
-    forced = {"pulumi.com/patchForce": "true"}
-    assert service.inputs["metadata"]["annotations"] == {**forced, **ARGS.load_balancer.annotations}
+    ours = {"pulumi.com/patchForce": "true", **WAIT_FOR_ADDRESS}
+    assert service.inputs["metadata"]["annotations"] == {**ours, **ARGS.load_balancer.annotations}
     assert service.inputs["spec"] == {
         "type": "LoadBalancer",
         "loadBalancerClass": "eks.amazonaws.com/nlb",
@@ -356,7 +364,7 @@ def test_the_service_behind_an_nlb(run: Run) -> None:
         "selector": SELECTOR,
         "ports": [{"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"}],
     }
-    assert service.custom_timeouts == {"create": "900s", "update": "900s", "delete": "15m"}
+    assert service.custom_timeouts == {"create": "15m", "update": "15m", "delete": "15m"}
 
 
 def test_the_service_behind_a_plain_balancer_with_source_ranges() -> None:
@@ -378,10 +386,28 @@ def test_https_listens_on_443() -> None:
     assert mocked.resolve(run.result.hostname).value == "lb.example.com"
 
 
-def test_pulumi_outlasts_a_rollout_that_moves(run: Run) -> None:
-    timeouts = run.one("Deployment").custom_timeouts
-    assert int(timeouts["create"].removesuffix("s")) > SETTINGS.rollout_timeout_seconds
-    assert timeouts["create"] == timeouts["update"]
+def test_pulumi_waits_for_the_end_of_a_rollout_and_outlasts_one_that_moves(run: Run) -> None:
+    """One pod after the other is replaced, and each may take the whole time without progress."""
+    made = run.one("Deployment")
+    assert made.inputs["metadata"]["annotations"].items() >= WAIT_FOR_END.items()
+    assert made.custom_timeouts["create"] == made.custom_timeouts["update"]
+    assert int(made.custom_timeouts["create"].removesuffix("s")) >= (
+        SETTINGS.rollout_timeout_seconds * SETTINGS.max_replicas
+    )
+
+
+@pytest.mark.parametrize("protect", [False, True])
+def test_what_serves_is_protected_where_the_stack_is(protect: bool) -> None:
+    run = build(replace(ARGS, protect=protect))
+    for kind in ("Namespace", "Deployment", "kubernetes:core/v1:Service"):
+        assert run.one(kind).protect is protect
+    assert not run.one("HorizontalPodAutoscaler").protect
+
+
+def test_a_rollout_that_was_given_up_is_a_problem() -> None:
+    given_up = {"type": "Progressing", "status": "False", "reason": GIVEN_UP, "message": "it has timed out progressing"}
+    run = build(rollout={"conditions": [given_up]})
+    assert "it has timed out progressing" in mocked.resolve(run.result.rollout_problem).value
 
 
 def test_outputs(run: Run) -> None:

@@ -122,7 +122,7 @@ case $1 in
     list) echo "go: downloading example.com/m v1.0.0" >&2; printf 'a\\nb\\n' ;;
     build) sleep 0.2; printf 'a\\nb\\n' >&2
         while [ "$1" != -o ]; do shift; done
-        echo built > "$2" ;;
+        echo built > "$2pulumi" ;;
 esac
 """
 

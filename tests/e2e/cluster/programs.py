@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.e2e.cluster.api import ClusterError
-from tools import debian
+from tools import debian, go
 from tools.cache import default_cache, digest, machine, once
-from tools.console import say
 
 _HERE = Path(__file__).parent
 _KUBE, _METRICS = _HERE / "kube", _HERE / "metrics"
@@ -62,8 +60,8 @@ def unavailable() -> str | None:
         return f"a cluster needs namespaces, mounts and cgroups: run as root, {instead}"
     if reason := debian.unavailable(_PACKAGES):
         return f"{reason}, which a cluster needs: install them, {instead}"
-    if not (shutil.which("go") or _kube_folder(default_cache()).is_dir()):
-        return f"a cluster is built once from Go modules: install Go 1.24 or newer, {instead}"
+    if (reason := go.unavailable()) and not _kube_folder(default_cache()).is_dir():
+        return f"a cluster is built once from Go modules, and {reason}, {instead}"
     return None
 
 
@@ -89,22 +87,10 @@ def _kube_folder(cache: Path) -> Path:
 
 
 def _build(into: Path) -> None:
-    if not shutil.which("go"):
-        raise ClusterError("the cluster is built from Go modules: install Go 1.24 or newer from https://go.dev/dl/")
-    say(f"Cluster: building Kubernetes {version()} from its Go modules, some minutes the first time")
     _, major, minor, *_ = re.split(r"[v.]", version())
     variables = {"gitVersion": version(), "gitMajor": major, "gitMinor": minor}
     flags = " ".join(f"-X k8s.io/component-base/version.{name}={value}" for name, value in variables.items())
-    _go(_KUBE, f"-s -w {flags}", into, "./...")
-    _go(_METRICS, "-s -w", into, ".")
+    go.build(_KUBE, "./...", into, name=f"Kubernetes {version()}", linker_flags=flags)
+    go.build(_METRICS, ".", into, name="metrics-server")
     for part in _PARTS:
         (into / part).symlink_to("kube")
-
-
-def _go(module: Path, linker_flags: str, into: Path, package: str) -> None:
-    # The user's own settings for reaching modules hold (GOPROXY and the like), but none that would change the result.
-    settings = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
-    command = ["go", "build", "-mod=readonly", "-trimpath", "-ldflags", linker_flags, "-o", f"{into}/", package]
-    done = subprocess.run(command, cwd=module, env=settings, stderr=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise ClusterError(f"Go could not build {module.name}:\n{done.stderr[-2000:]}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tools import go
 from tools.cache import default_cache, digest, machine, once
 
 _HERE = Path(__file__).parent
@@ -93,11 +93,5 @@ def _end(process: subprocess.Popen[str]) -> dict[str, Any]:
 def _program() -> Path:
     sources = [_HERE / name for name in ("go.mod", "go.sum", "main.go")]
     folder = default_cache() / f"load-{machine()}-{digest(sources)}"
-    once(folder, lambda partial: go_build(_HERE, partial / "load"))
+    once(folder, lambda partial: go.build(_HERE, ".", partial, name="Load generator"))
     return folder / "load"
-
-
-def go_build(module: Path, program: Path) -> None:
-    settings = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
-    command = ["go", "build", "-mod=readonly", "-trimpath", "-ldflags=-s -w", f"-o={program}", "."]
-    subprocess.run(command, cwd=module, env=settings, check=True)

@@ -1,8 +1,8 @@
-"""Providers for the tests on a real cluster, for a machine that cannot download the official plugins.
+"""Providers for the tests on a real cluster: the official Kubernetes plugin, and a Docker one of our own.
 
-They speak the engine's protocol and check inputs against the SDKs as the stand-ins do, but what they act on is real: an
-API server over TLS, a Docker daemon and a registry. Where an official plugin is installed, it is used instead.
-`kubernetes` and `docker` are the two providers, `builder` and `base` the daemon and the base image for them.
+What is installed is used, the newest: on PATH, or as the user's own Pulumi has downloaded it. Else the Kubernetes
+plugin is built from its Go module; `docker` speaks the engine's protocol as the stand-ins do, and acts on a real Docker
+daemon and a real registry. `builder` and `base` are the daemon and the base image for it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import shutil
 from pathlib import Path
 
 from tests import standins
+from tests.e2e.providers import kubernetes
 
 
 def official(name: str) -> Path | None:
-    """The program of an official plugin: on PATH, or as the user's own Pulumi has downloaded it, the newest."""
+    """Find the program of an installed official plugin."""
     program = f"pulumi-resource-{name}"
     if found := shutil.which(program):
         return Path(found)
@@ -26,10 +27,14 @@ def official(name: str) -> Path | None:
 
 
 def install(directory: Path) -> None:
-    """Write the plugins as executables into `directory`, for PATH; they lead to the official ones where there are."""
+    """Write the plugins as executables into `directory`, for PATH."""
     directory.mkdir(parents=True, exist_ok=True)
-    for name in ("kubernetes", "docker"):
-        plugin = official(name)
-        own = standins.plugin_command(f"{__name__}.{name}")
-        line = f'exec {shlex.quote(str(plugin))} "$@"' if plugin else own
-        standins.script(directory / f"pulumi-resource-{name}", line)
+    plugin = official("kubernetes") or kubernetes.built()
+    standins.script(directory / "pulumi-resource-kubernetes", _leads_to(plugin))
+    docker = official("docker")
+    line = _leads_to(docker) if docker else standins.plugin_command(f"{__name__}.docker")
+    standins.script(directory / "pulumi-resource-docker", line)
+
+
+def _leads_to(program: Path) -> str:
+    return f'exec {shlex.quote(str(program))} "$@"'

@@ -1,4 +1,4 @@
-"""A Pulumi project of nothing but the resources that a test writes down, for trying the providers with the real CLI."""
+"""A Pulumi project of nothing but the resources that a test writes down, for trying the provider with the real CLI."""
 
 from __future__ import annotations
 
@@ -23,16 +23,7 @@ _PROGRAM = """\
 import json
 import pulumi
 
-made = {}
 for name, described in json.load(open("resources.json")).items():
-    options = described.get("options", {})
-    for key in ("provider", "parent"):
-        if key in options:
-            options[key] = made[options[key]]
-    if "depends_on" in options:
-        options["depends_on"] = [made[other] for other in options["depends_on"]]
-    if "custom_timeouts" in options:
-        options["custom_timeouts"] = pulumi.CustomTimeouts(**options["custom_timeouts"])
     properties = described["properties"]
     for path in described.get("secrets", []):
         *parents, last = path.split(".")
@@ -40,15 +31,11 @@ for name, described in json.load(open("resources.json")).items():
         for key in parents:
             inside = inside[key]
         inside[last] = pulumi.Output.secret(inside[last])
-    if described["type"].startswith("pulumi:providers:"):
-        kind = described["type"].rpartition(":")[2]
-        made[name] = pulumi.ProviderResource(kind, name, properties, pulumi.ResourceOptions(**options))
-    else:
-        made[name] = pulumi.CustomResource(described["type"], name, properties, pulumi.ResourceOptions(**options))
+    pulumi.CustomResource(described["type"], name, properties)
 """
 
 Resources = Mapping[str, Mapping[str, Any]]
-"""Name -> {type, properties, options, secrets: [paths of properties]}; an option names resources before it."""
+"""Name -> {type, properties, secrets: [paths of properties]}."""
 
 
 class Trial(Project):
