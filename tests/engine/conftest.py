@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.engine_project import Project, find_cli
+from tests.support.engine_project import NO_CLUSTER, Project, find_cli
 
 MakeProject = Callable[[str], Project]
 
@@ -28,8 +28,7 @@ def make_project(cli: Path, tmp_path_factory: pytest.TempPathFactory) -> MakePro
 
     def make(stack: str) -> Project:
         project = Project.make(tmp_path_factory.mktemp(stack), cli, stack)
-        # Nothing answers at the addresses of the stand-ins' clusters; behind a proxy the program does not ask.
-        project.environment |= {"HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": "localhost,127.0.0.1"}
+        project.environment |= NO_CLUSTER
         return project
 
     return make

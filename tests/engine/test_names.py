@@ -10,6 +10,7 @@ import pytest
 
 from tests.engine.conftest import MakeProject
 from tests.engine.server import served
+from tests.engine.test_states import imported
 from tests.standins.aws import EKS_CLUSTER, REPOSITORY
 from tests.standins.docker import IMAGE
 from tests.support.engine_project import Project, Ran
@@ -94,6 +95,14 @@ def test_a_renamed_project_replaces_nothing(live: Project) -> None:
     assert {step[0] for step in previewed.steps()} == {"update"}
     live.up()
     assert not live.up("--expect-no-changes").changed()
+
+
+def test_a_renamed_stack_of_an_older_program_replaces_nothing(make_project: MakeProject) -> None:
+    """Flow logs and protected resources among it."""
+    project = imported(make_project, "prod-prebuilt")
+    project.pulumi("stack", "rename", "production")
+    project.stack = "production"
+    assert {step[0] for step in project.pulumi("preview").steps()} == {"update"}
 
 
 @pytest.mark.parametrize("name", [".", ".."])

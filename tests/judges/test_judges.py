@@ -19,7 +19,7 @@ from tests.judges.judges import Finding, Waiver
 from tests.standins.aws import EKS_CLUSTER, REPOSITORY, ZONE
 from tests.standins.cloud import Thing
 from tests.standins.kubernetes import CLUSTER, DEPLOYMENT
-from tests.support.engine_project import Project, find_cli
+from tests.support.engine_project import NO_CLUSTER, Project, find_cli
 from tests.unit.kubeconfigs import kubeconfig, write
 
 STACKS = ("dev", "prod", "kubernetes")
@@ -32,6 +32,7 @@ REGISTRY = "registry.example.com"
 def configured(stack: str, folder: Path) -> Project:
     """Make an empty stack with as much of its target's config as makes a resource of its own."""
     project = Project.make(folder, find_cli(), stack)
+    project.environment |= NO_CLUSTER
     if stack == "kubernetes":
         write(folder / "kubeconfig", kubeconfig())
         project.cloud.add(Thing(type=CLUSTER, id=SERVER))

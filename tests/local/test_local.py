@@ -251,8 +251,9 @@ def test_a_renamed_stack_goes_on_without_dropping_a_request(project: Project) ->
     first = Stack(project, "before")
     first.up()
     url, before = first.url, first.pids()
-    first.pulumi("stack", "rename", "after", "--stack", "before")
-    first.name, first.state = "after", first.state.with_name("after")
+    longest = "After_2." * 12 + "_.-."
+    first.pulumi("stack", "rename", longest, "--stack", "before")
+    first.name, first.state = longest, first.state.with_name(longest)
     with Load(url, TWO_ROWS) as load:
         assert "replace" not in first.up()
     assert load.failures == []

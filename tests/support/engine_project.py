@@ -25,6 +25,10 @@ ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 180
 """Longer than any command here takes; the engine's own deadlines are shorter."""
 
+NO_CLUSTER = {"HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": "localhost,127.0.0.1"}
+"""For the environment where clusters are stand-ins: nothing is at their addresses, and the program does not ask for it
+behind a proxy."""
+
 NOTHING = frozenset({"same", "read", "refresh"})
 """The operations that change nothing."""
 

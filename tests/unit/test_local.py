@@ -16,7 +16,7 @@ from infra.config.load import parse_settings
 from infra.config.schema import broken_rule
 from infra.local import provider, supervisor
 from infra.local.component import LocalService, LocalServiceArgs
-from infra.local.provider import Drift, ProcessProvider
+from infra.local.provider import Drift, LocalServiceError, ProcessProvider
 from infra.server_contract import RESERVED_VARIABLES
 from tests.unit import mocked
 
@@ -80,6 +80,18 @@ def test_every_variable_that_the_supervisor_sets_is_refused_in_the_config(
     given = {name: broken_rule(name, "x") for name in told if not name.startswith("PYTHON")}
     assert given == {name: RESERVED_VARIABLES[name] for name in given}
     assert all(str(rule).startswith("is set by the program itself") for rule in given.values())
+
+
+def test_a_renamed_stack_is_updated_and_takes_no_folder_that_holds_something(tmp_path: Path) -> None:
+    old, new = tmp_path / "dev", tmp_path / "renamed"
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / supervisor.LOG).touch()
+    before, wanted = {"state_dir": str(old)}, {"state_dir": str(new)}
+    assert ProcessProvider().diff("", before, wanted).replaces is None
+    with pytest.raises(LocalServiceError, match=r"cannot be moved to .*renamed: Directory not empty"):
+        ProcessProvider().update("", before, wanted)
+    assert (old / supervisor.LOG).exists()
 
 
 BEFORE_IT_HAD_A_MODULE = "gASVIAAAAAAAAACMC2luZnJhLmxvY2FslIwJX1Byb3ZpZGVylJOUKYGULg=="
