@@ -214,8 +214,6 @@ class App:
 
     def _settle(self, request: Request | None, outcome: Response | Problem, part: BatchSlice | None) -> Response:
         """Count, log and trace an outcome, whichever way its answer goes out."""
-        if isinstance(outcome, OutOfMemory):
-            self._metrics.out_of_memory()
         response = self._response(outcome, request) if isinstance(outcome, Problem) else outcome
         if request is None:
             self._metrics.answered("other", response.status)
@@ -233,6 +231,8 @@ class App:
         return response
 
     def _response(self, problem: Problem, request: Request | None) -> Response:
+        if isinstance(problem, OutOfMemory):
+            self._metrics.out_of_memory()
         response = problem_response(problem)
         if request and request.path.startswith("/v2"):
             return Response(response.status, response.headers, error_body(problem))

@@ -156,7 +156,9 @@ class Batcher:
         self._queue: deque[Job] = deque()
         self._busy = False
         self._running_rows = 0
-        self._running_cost = self._waiting_cost = 0
+        self._running_cost = 0
+        self._waiting_cost = 0
+        """Kept where sizes vary; else it is `waiting_rows`."""
         self._taken_cost = 0
         self._taken_at = 0.0
         self._backlogged = False
@@ -172,7 +174,8 @@ class Batcher:
     @property
     def wait_seconds(self) -> float:
         """Expected wait of a request that comes now."""
-        return (self._waiting_cost + self._running_cost) * self._seconds_per_cost
+        waiting_cost = self._waiting_cost if self._sizes_vary else self.waiting_rows
+        return (waiting_cost + self._running_cost) * self._seconds_per_cost
 
     @property
     def idle(self) -> bool:
@@ -186,9 +189,9 @@ class Batcher:
         if self._sizes_vary and isinstance(job.inputs, dict):
             job.shape = {name: array.shape[1:] for name, array in job.inputs.items()}
             job.row_cost = self._engine.row_cost(job.inputs)
+            self._waiting_cost += job.rows * job.row_cost
         self._queue.append(job)
         self.waiting_rows += job.rows
-        self._waiting_cost += job.rows * job.row_cost
         self._bytes += job.size
         if not self._busy:
             self._busy = True
@@ -212,7 +215,8 @@ class Batcher:
             (expired if job.caller.abandoned or now > job.deadline else kept).append(job)
         self._queue = kept
         self.waiting_rows -= sum(job.rows for job in expired)
-        self._waiting_cost -= sum(job.rows * job.row_cost for job in expired)
+        if self._sizes_vary:
+            self._waiting_cost -= sum(job.rows * job.row_cost for job in expired)
         self._bytes -= sum(job.size for job in expired)
         for job in expired:  # only now: its reply may submit the client's next job at once
             self._expire(job)
@@ -229,8 +233,7 @@ class Batcher:
         """Take the oldest job, and those that fit it in shape, in number and in cost."""
         batch: list[Job] = []
         others: list[Job] = []
-        rows = row_cost = 0
-        max_rows = self._best_rows
+        rows, row_cost, max_rows = 0, 1, self._best_rows
         now = time.perf_counter()
         if self._backlogged:
             self._update_seconds_per_cost(now)  # from batch to batch: what is done between runs takes its time, too
@@ -245,7 +248,8 @@ class Batcher:
                 others.append(job)
                 break
             self.waiting_rows -= job.rows
-            self._waiting_cost -= job.rows * job.row_cost
+            if self._sizes_vary:
+                self._waiting_cost -= job.rows * job.row_cost
             self._bytes -= job.size
             if job.caller.abandoned or now > job.deadline:
                 self._expire(job)
@@ -291,7 +295,10 @@ class Batcher:
         started = time.perf_counter()
         try:
             inputs = self._engine.join([job.inputs for job in jobs])
-            outputs = self._engine.run(inputs, self._max_rows(max([job.row_cost for job in jobs])))
+            max_rows = self._best_rows
+            if self._sizes_vary:
+                max_rows = self._max_rows(max([job.row_cost for job in jobs]))
+            outputs = self._engine.run(inputs, max_rows)
         except Exception as error:
             if len(jobs) == 1:
                 return [_Run(jobs, {}, problem_of(error, "run_failed"))]

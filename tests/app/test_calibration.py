@@ -102,6 +102,12 @@ def test_a_model_that_takes_its_example_only_is_timed_on_it() -> None:
     assert found.row_cost == 16
 
 
+def test_a_slow_model_is_not_timed_at_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = Echo(lambda _: 0.03)
+    monkeypatch.setattr(calibration, "time", SimpleNamespace(perf_counter=lambda: backend.now))
+    assert calibrate(free(backend, [-1, -1]), {"x": np.ones((1, 1), np.float32)}).row_cost == 4
+
+
 def test_a_batch_of_wide_rows_has_few(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = Echo(lambda _: 10e-6)
     monkeypatch.setattr(calibration, "time", SimpleNamespace(perf_counter=lambda: backend.now))

@@ -8,9 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from server.model import onnx_backend
+from server.model.loaded_model import load_model
 from server.model.memory import Trimmer, cgroup_limit
 from tests.app.client import Client
 from tests.app.conftest import StartServer
@@ -118,6 +122,24 @@ def test_a_failed_allocation_is_a_503_and_the_next_request_is_answered(
     assert "\nmodel_requests_out_of_memory_total 3.0\n" in server.get("/metrics").text
     assert memory(server)["VmHWM"] < LIMIT, memory(server)
     assert server.event("out_of_memory")["reason"]
+
+
+@pytest.mark.parametrize(("shape", "arena"), [([-1, 3], True), ([-1, -1], False)])
+def test_only_models_with_rows_of_one_size_keep_an_arena(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: list[int], arena: bool
+) -> None:
+    found: list[bool] = []
+    real = onnx_backend._runtime
+
+    def session(content: bytes, options: Any, /, *, providers: list[str]) -> Any:
+        found.append(options.enable_cpu_mem_arena)
+        return real.InferenceSession(content, options, providers=providers)
+
+    runtime = SimpleNamespace(SessionOptions=real.SessionOptions, InferenceSession=session)
+    monkeypatch.setattr(onnx_backend, "_runtime", runtime)
+    x, y = tensor("x", "FP32", shape), tensor("y", "FP32", shape)
+    load_model(write_model(tmp_path, "y = Identity(x)", example=[1.0] * 3, inputs=[x], outputs=[y]))
+    assert found == [arena]
 
 
 def test_allocations_are_bounded_by_the_memory_that_is_left() -> None:

@@ -86,7 +86,8 @@ def _typical_row(model: Model, row: Tensors) -> Tensors:
         for tensor in model.manifest.inputs
     }
     maxima = {tensor.name: tensor.max_size for tensor in model.manifest.inputs}
-    while any(free.values()):
+    seconds = 0.0
+    while any(free.values()) and seconds * 4 <= _MAX_RUN_SECONDS:  # as attention takes for twice the length
         longer: Tensors = {}
         for name, array in row.items():
             for axis in free[name]:
@@ -94,11 +95,12 @@ def _typical_row(model: Model, row: Tensors) -> Tensors:
             if any(array.shape[axis] * _LONGEST_TO_TYPICAL > maxima[name] for axis in free[name]):
                 return row
             longer[name] = array
+        start = time.perf_counter()
         try:
             model.run(longer)
         except (Problem, MemoryError):
             return row
-        row = longer
+        row, seconds = longer, time.perf_counter() - start
     return row
 
 

@@ -23,18 +23,16 @@ class PlainRow(msgspec.Struct, gc=False):
 Inputs: TypeAlias = "Tensors | PlainRow"
 
 
-_NUMBER_BYTES = 32
-"""A float of a list, with the list's reference to it."""
+NUMBER_BYTES = 32
+"""A float of a PlainRow, with the list's reference to it."""
 _TEXT_BYTES = 64
 """A text of a list, without its characters."""
 
 
-def held_bytes(inputs: Inputs) -> int:
-    """Bytes that the rows hold until they are run."""
-    if isinstance(inputs, PlainRow):
-        return len(inputs.values) * _NUMBER_BYTES
+def held_bytes(tensors: Tensors) -> int:
+    """Bytes that rows hold until they are run."""
     held = 0
-    for array in inputs.values():
+    for array in tensors.values():
         held += array.nbytes
         if array.dtype == object:
             held += array.size * _TEXT_BYTES + sum(map(len, array.flat))
