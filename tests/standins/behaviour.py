@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -21,12 +20,6 @@ class Request:
     olds: dict[str, Any] = field(default_factory=dict)
     """On a check the old inputs, otherwise the old outputs."""
     seed: bytes = b""
-    seconds: float = 0
-    """How long it may take; 0: the resource says nothing about it."""
-    ignored: tuple[str, ...] = ()
-    """Paths of `ignore_changes`."""
-    stopped: threading.Event = field(default_factory=threading.Event)
-    """Set when the user has cancelled the operation."""
 
     @property
     def name(self) -> str:

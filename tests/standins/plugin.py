@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import threading
 import time
 from collections.abc import Iterator
 from concurrent import futures
@@ -39,7 +38,6 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
         self.package = package
         self.service = service
         self.cloud = cloud
-        self.stopped = threading.Event()
 
     # --- the provider itself ---
 
@@ -53,7 +51,6 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
         return empty_pb2.Empty()
 
     def Cancel(self, request: Any, context: Any) -> Any:
-        self.stopped.set()
         return empty_pb2.Empty()
 
     def GetPluginInfo(self, request: Any, context: Any) -> Any:
@@ -130,7 +127,7 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
 
     def Update(self, request: Any, context: Any) -> Any:
         inputs, olds = wire.decode(request.news), wire.decode(request.olds)
-        asked = self._asked(request, inputs, olds, ignored=tuple(request.ignoreChanges))
+        asked = self._asked(request, inputs, olds)
         thing = self._act(context, "preview" if request.preview else "update", asked)
         return provider_pb2.UpdateResponse(properties=wire.encode(thing.outputs))
 
@@ -147,19 +144,9 @@ class Plugin(provider_pb2_grpc.ResourceProviderServicer):
         inputs, outputs = wire.encode(thing.inputs), wire.encode(thing.outputs)
         return provider_pb2.ReadResponse(id=thing.id, inputs=inputs, properties=outputs)
 
-    def _asked(
-        self, request: Any, inputs: dict[str, Any], olds: dict[str, Any] | None = None, ignored: tuple[str, ...] = ()
-    ) -> Request:
-        return Request(
-            _type(request.urn),
-            request.urn,
-            inputs,
-            id=getattr(request, "id", ""),
-            olds=olds or {},
-            seconds=request.timeout,
-            ignored=ignored,
-            stopped=self.stopped,
-        )
+    def _asked(self, request: Any, inputs: dict[str, Any], olds: dict[str, Any] | None = None) -> Request:
+        type_ = _type(request.urn)
+        return Request(type_, request.urn, inputs, id=getattr(request, "id", ""), olds=olds or {})
 
     def _act(self, context: Any, op: str, asked: Request) -> Thing:
         start = time.time()
