@@ -36,8 +36,9 @@ class ClusterArgs:
     tags: Mapping[str, str]
     """Tags of every AWS resource, also of those that pulumi-eks makes."""
     sign_in: SignIn
+    """How the aws provider signs in, so that the kubeconfig can say the same."""
     creator: str | None
-    """The principal that made the cluster, as `principal_of` names it; None: unknown."""
+    """The principal that made the cluster, as `principal_of` names it, who gets no access entry; None: unknown."""
     live_name: str | None = None
     """Name of the stack's live cluster, kept when the stack is renamed: another one would replace the cluster. None:
     there is no cluster yet."""

@@ -21,7 +21,7 @@ class CallerUnknownError(pulumi.RunError):
 
     def __init__(self, reason: Exception) -> None:
         super().__init__(
-            f"AWS does not accept the credentials of this shell, or there are none: {reason}\n"
+            f"AWS does not accept your credentials, or there are none: {reason}\n"
             "    Sign in, until this command answers:\n"
             "        aws sts get-caller-identity"
         )

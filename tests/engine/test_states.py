@@ -94,3 +94,11 @@ def test_a_stack_is_refreshed_and_destroyed_without_an_up_before(make_project: M
     project.pulumi("destroy", "--yes")
     assert not project.cloud.things()
     assert not project.resources()
+
+
+def test_the_network_of_an_older_stack_is_pinned_too(make_project: MakeProject) -> None:
+    project = imported(make_project, "dev-prebuilt")
+    project.configure({"vpcCidr": "10.9.0.0/16"})
+    refused = project.pulumi("preview", ok=False)
+    assert "live on network 10.0.0.0/16, and its config now leads to 10.9.0.0/16" in refused.text
+    assert not refused.changed()
