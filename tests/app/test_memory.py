@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from server.errors import StartError
 from server.model import onnx_backend
 from server.model.loaded_model import load_model
 from server.model.memory import Trimmer, cgroup_limit
+from server.predictor import warm_up
 from tests.app.client import Client
 from tests.app.conftest import StartServer
 from tests.app.harness import APP, Server, tensor, write_model
@@ -140,6 +142,36 @@ def test_only_models_with_rows_of_one_size_keep_an_arena(
     x, y = tensor("x", "FP32", shape), tensor("y", "FP32", shape)
     load_model(write_model(tmp_path, "y = Identity(x)", example=[1.0] * 3, inputs=[x], outputs=[y]))
     assert found == [arena]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Mul: std::bad_alloc",
+        "[ONNXRuntimeError] : 1 : FAIL : bfc_arena.cc:360 Failed to allocate memory for requested buffer of size 16",
+        MemoryError("Unable to allocate 2.98 GiB for an array"),
+    ],
+)
+def test_a_failed_allocation_of_the_runtime_is_a_memory_error(failure: str | MemoryError) -> None:
+    def run(*_: object) -> Any:
+        raise failure if isinstance(failure, MemoryError) else RuntimeError(failure)
+
+    session: Any = SimpleNamespace(run=run)
+    with pytest.raises(MemoryError):
+        onnx_backend.OnnxBackend(session, ["y"]).run({})
+
+
+def test_a_model_whose_example_needs_too_much_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(write_model(tmp_path, "y = Identity(x)", example=[1.0]))
+
+    def fail(*_: object) -> Any:
+        raise MemoryError("8 GB")
+
+    monkeypatch.setattr(model, "run", fail)
+    with pytest.raises(StartError, match="memory does not suffice for the model's own example: 8 GB"):
+        warm_up(model)
 
 
 def test_allocations_are_bounded_by_the_memory_that_is_left() -> None:
