@@ -24,8 +24,10 @@ from tests.app.harness import APP, Server, tensor, write_model
 
 LIMIT = 512 * 2**20
 """The default of the config key `memory`."""
-KEPT = 32 * 2**20
-"""Bytes above those at rest that may stay with the process."""
+KEPT_OF_A_ROW = 20 * 2**20
+"""Bytes above those at rest that may stay after one long row, which needs two matrices of 16 MB."""
+KEPT_OF_TRAFFIC = 48 * 2**20
+"""The same after hundreds of clients at once: pools that are torn by what lives in them."""
 CLIENTS = 400
 LONGEST = json.dumps({"input": [0.5] * 2048}).encode()
 USUAL = json.dumps({"input": [0.25] * 400}).encode()
@@ -89,12 +91,12 @@ async def test_long_rows_and_many_clients_stay_within_the_default_memory(
     time.sleep(0.5)  # what the calibration needed is given back, too
     at_rest = memory(server)["VmRSS"]
     assert await post(port, LONGEST) == {200}
-    assert settles_below(server, at_rest + KEPT), memory(server)
+    assert settles_below(server, at_rest + KEPT_OF_A_ROW), memory(server)
     assert await post(port, json.dumps({"input": [0.5] * 20_000}).encode()) == {422}
     answered = await asyncio.gather(*(post(port, USUAL, 5) for _ in range(CLIENTS)), post(port, LONGEST, 5))
     assert set().union(*answered) == {200}
     assert memory(server)["VmHWM"] < LIMIT, memory(server)
-    assert settles_below(server, at_rest + KEPT), memory(server)
+    assert settles_below(server, at_rest + KEPT_OF_TRAFFIC), memory(server)
 
 
 def test_a_long_text_does_not_pad_those_beside_it_without_limit(start_server: StartServer, tmp_path: Path) -> None:
