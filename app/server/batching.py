@@ -292,20 +292,24 @@ class Batcher:
         return runs + self._run(jobs) if jobs else runs
 
     def _run(self, jobs: list[Job]) -> list[_Run]:
-        started = time.perf_counter()
         try:
-            inputs = self._engine.join([job.inputs for job in jobs])
-            max_rows = self._best_rows
-            if self._sizes_vary:
-                max_rows = self._max_rows(max([job.row_cost for job in jobs]))
-            outputs = self._engine.run(inputs, max_rows)
+            return [self._run_together(jobs)]
         except Exception as error:
             if len(jobs) == 1:
                 return [_Run(jobs, {}, problem_of(error, "run_failed"))]
-            half = len(jobs) // 2  # only the culprit fails, and one among many costs few runs
-            return self._run(jobs[:half]) + self._run(jobs[half:])
+        # Out of the handler, because the error holds the arrays of the run that failed, perhaps for lack of memory.
+        half = len(jobs) // 2  # only the culprit fails, and one among many costs few runs
+        return self._run(jobs[:half]) + self._run(jobs[half:])
+
+    def _run_together(self, jobs: list[Job]) -> _Run:
+        started = time.perf_counter()
+        inputs = self._engine.join([job.inputs for job in jobs])
+        max_rows = self._best_rows
+        if self._sizes_vary:
+            max_rows = self._max_rows(max([job.row_cost for job in jobs]))
+        outputs = self._engine.run(inputs, max_rows)
         rows = sum([job.rows for job in jobs])
-        return [_Run(jobs, inputs, Batch(outputs, rows, started, time.perf_counter() - started))]
+        return _Run(jobs, inputs, Batch(outputs, rows, started, time.perf_counter() - started))
 
     def _finish(self, runs: list[_Run]) -> None:
         if not self._backlogged:

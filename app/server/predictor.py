@@ -33,6 +33,8 @@ def warm_up(model: Model) -> Calibration:
     except Problem as problem:
         where = f" (at {problem.path})" if problem.path else ""
         raise StartError(f"the model cannot answer its own example: {problem.message}{where}") from None
+    except MemoryError as error:
+        raise StartError(f"the memory does not suffice for the model's own example: {error}") from None
     return calibrate(model, {name: array[:1] for name, array in inputs.items()})
 
 

@@ -13,17 +13,21 @@ from typing import Any
 
 import pytest
 
+from server.errors import StartError
 from server.model import onnx_backend
 from server.model.loaded_model import load_model
 from server.model.memory import Trimmer, cgroup_limit
+from server.predictor import warm_up
 from tests.app.client import Client
 from tests.app.conftest import StartServer
 from tests.app.harness import APP, Server, tensor, write_model
 
 LIMIT = 512 * 2**20
 """The default of the config key `memory`."""
-KEPT = 32 * 2**20
-"""Bytes above those at rest that may stay with the process."""
+KEPT_OF_A_ROW = 20 * 2**20
+"""Bytes above those at rest that may stay after one long row, which needs two matrices of 16 MB."""
+KEPT_OF_TRAFFIC = 48 * 2**20
+"""The same after hundreds of clients at once: pools that are torn by what lives in them."""
 CLIENTS = 400
 LONGEST = json.dumps({"input": [0.5] * 2048}).encode()
 USUAL = json.dumps({"input": [0.25] * 400}).encode()
@@ -87,12 +91,12 @@ async def test_long_rows_and_many_clients_stay_within_the_default_memory(
     time.sleep(0.5)  # what the calibration needed is given back, too
     at_rest = memory(server)["VmRSS"]
     assert await post(port, LONGEST) == {200}
-    assert settles_below(server, at_rest + KEPT), memory(server)
+    assert settles_below(server, at_rest + KEPT_OF_A_ROW), memory(server)
     assert await post(port, json.dumps({"input": [0.5] * 20_000}).encode()) == {422}
     answered = await asyncio.gather(*(post(port, USUAL, 5) for _ in range(CLIENTS)), post(port, LONGEST, 5))
     assert set().union(*answered) == {200}
     assert memory(server)["VmHWM"] < LIMIT, memory(server)
-    assert settles_below(server, at_rest + KEPT), memory(server)
+    assert settles_below(server, at_rest + KEPT_OF_TRAFFIC), memory(server)
 
 
 def test_a_long_text_does_not_pad_those_beside_it_without_limit(start_server: StartServer, tmp_path: Path) -> None:
@@ -140,6 +144,36 @@ def test_only_models_with_rows_of_one_size_keep_an_arena(
     x, y = tensor("x", "FP32", shape), tensor("y", "FP32", shape)
     load_model(write_model(tmp_path, "y = Identity(x)", example=[1.0] * 3, inputs=[x], outputs=[y]))
     assert found == [arena]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Mul: std::bad_alloc",
+        "[ONNXRuntimeError] : 1 : FAIL : bfc_arena.cc:360 Failed to allocate memory for requested buffer of size 16",
+        MemoryError("Unable to allocate 2.98 GiB for an array"),
+    ],
+)
+def test_a_failed_allocation_of_the_runtime_is_a_memory_error(failure: str | MemoryError) -> None:
+    def run(*_: object) -> Any:
+        raise failure if isinstance(failure, MemoryError) else RuntimeError(failure)
+
+    session: Any = SimpleNamespace(run=run)
+    with pytest.raises(MemoryError):
+        onnx_backend.OnnxBackend(session, ["y"]).run({})
+
+
+def test_a_model_whose_example_needs_too_much_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(write_model(tmp_path, "y = Identity(x)", example=[1.0]))
+
+    def fail(*_: object) -> Any:
+        raise MemoryError("8 GB")
+
+    monkeypatch.setattr(model, "run", fail)
+    with pytest.raises(StartError, match="memory does not suffice for the model's own example: 8 GB"):
+        warm_up(model)
 
 
 def test_allocations_are_bounded_by_the_memory_that_is_left() -> None:

@@ -106,9 +106,16 @@ def test_without_pytorch_it_says_what_is_missing(tmp_path: Path) -> None:
         open_model(tmp_path, manifest, check_inputs=True, check_outputs=True)
 
 
-def test_too_little_memory_is_not_the_inputs_fault() -> None:
+@pytest.mark.parametrize(
+    "failure",
+    [
+        RuntimeError("[enforce fail at alloc_cpu.cpp:119] . DefaultCPUAllocator: can't allocate memory: 8 GB"),
+        MemoryError("Unable to allocate 8 GB"),
+    ],
+)
+def test_too_little_memory_is_not_the_inputs_fault(failure: Exception) -> None:
     def fail(*_: object) -> None:
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp:119] . DefaultCPUAllocator: can't allocate memory: 8 GB")
+        raise failure
 
     torch = SimpleNamespace(from_numpy=lambda array: array, inference_mode=contextlib.nullcontext)
     with pytest.raises(MemoryError):

@@ -11,8 +11,10 @@ from pathlib import Path
 from . import cpu
 
 _STATM = Path("/proc/self/statm")
-_RESIDENT, _DATA = 1, 5
-"""Fields of statm, in pages: the resident set, and what counts for RLIMIT_DATA."""
+_RESIDENT, _SHARED, _DATA = 1, 2, 5
+"""Fields of statm, in pages: the resident set, what of it is files, and what counts for RLIMIT_DATA."""
+_RESERVED_BYTES = 32 * 2**20
+"""For what else counts for a cgroup: sockets, page tables, and the pages of libraries that are in use."""
 _NO_LIMIT_BYTES = 2**60
 """A cgroup of version 1 without a limit has a number above this."""
 _WORTHWHILE_BYTES = 16 * 2**20
@@ -32,9 +34,10 @@ def cgroup_limit(root: Path | None = None) -> int | None:
 
 
 def bound_allocations(limit: int) -> None:
-    """Let an allocation beyond `limit` resident bytes fail, in the place of the kernel's end of the whole process."""
+    """Let an allocation fail that a cgroup of `limit` bytes has no room for: else the kernel ends the whole process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    bound = _statm(_DATA) + limit - _statm(_RESIDENT)
+    own = _statm(_RESIDENT) - _statm(_SHARED)
+    bound = _statm(_DATA) + max(0, limit - _RESERVED_BYTES - own)
     bounds = [bound, *(each for each in (soft, hard) if each != resource.RLIM_INFINITY)]
     resource.setrlimit(resource.RLIMIT_DATA, (min(bounds), hard))
 

@@ -69,6 +69,8 @@ class OnnxBackend:
         """Run once; raises a Problem when the model fails on these inputs."""
         try:
             return dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
+        except MemoryError:
+            raise
         except Exception as error:  # ONNX Runtime's own exceptions share no base class
             if any(text in str(error) for text in _ALLOCATION_FAILED):
                 raise MemoryError(str(error)) from error

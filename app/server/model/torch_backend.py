@@ -39,6 +39,8 @@ class TorchBackend:
             with torch.inference_mode():
                 results = self._module(*given)
             arrays = self._named(results)
+        except MemoryError:
+            raise
         except Exception as error:  # whatever an operator raises
             if _ALLOCATION_FAILED in str(error):
                 raise MemoryError(str(error)) from error
