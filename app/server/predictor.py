@@ -35,7 +35,7 @@ def warm_up(model: Model) -> Calibration:
         raise StartError(f"the model cannot answer its own example: {problem.message}{where}") from None
     except MemoryError as error:
         raise StartError(f"the memory does not suffice for the model's own example: {error}") from None
-    return calibrate(model, {name: array[:1] for name, array in inputs.items()})
+    return calibrate(model, model.join([model.prepare({name: array[:1] for name, array in inputs.items()})]))
 
 
 class Predictor:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from PIL import Image as pillow  # noqa: N813  # Image is the manifest's
 
 from server.errors import Problem, StartError
 from server.model.inputs import PlainRow
@@ -237,6 +239,32 @@ def test_a_row_costs_what_it_holds(shapes: dict[str, list[int]], inputs: Tensors
     ]
     members = {"name": "m", "version": "1", "example": {}, "inputs": tensors, "outputs": tensors}
     assert Model(parse_manifest(json.dumps(members).encode()), Echo(), None).row_cost(inputs) == cost
+
+
+def test_many_pictures_are_decoded_in_parts() -> None:
+    class Counted(Echo):
+        def run(self, inputs: Tensors) -> Tensors:
+            self.runs.append(len(inputs["x"]))
+            return {"y": inputs["x"]}
+
+    sizes = tensor("x", "UINT8", [-1, 3, 512, 512], image={})
+    members = {"name": "m", "version": "1", "example": {"input": ""}, "inputs": [sizes]}
+    members["outputs"] = [tensor("y", "UINT8", [-1, 3, 512, 512])]
+    backend = Counted()
+    model = Model(parse_manifest(json.dumps(members).encode()), backend, None)
+    files = [io.BytesIO() for _ in range(12)]
+    for grey, file in enumerate(files):
+        pillow.new("RGB", (1, 1), (grey, grey, grey)).save(file, "PNG")
+    pictures = np.array([file.getvalue() for file in files], object)
+    prepared = model.join([model.prepare({"x": pictures})])
+    assert prepared["x"].nbytes < 1000  # and not the 9 MB of their pixels
+    outputs = model.run(prepared, 5)
+    assert outputs["y"][:, 0, 0, 0].tolist() == list(range(12))
+    assert backend.runs == [5, 5, 2]
+    pictures[11] = b"none"
+    with pytest.raises(Problem) as error:
+        model.run(model.join([model.prepare({"x": pictures})]), 5)
+    assert (error.value.status, error.value.row) == (422, 11)
 
 
 # --- what is refused at the start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,6 +48,8 @@ class Model:
         }
         self._fixed_rows = manifest.fixed_rows
         self.prepares = bool(self._pixels)
+        pixels = sum(math.prod(manifest.row_shape(tensor)) for tensor in manifest.inputs if tensor.image)
+        self._max_decoded_rows = max(self._fixed_rows or 1, MAX_RUN_COST // pixels) if pixels else sys.maxsize
         self.sizes_vary = manifest.sizes_vary
         self.max_rows = 1 if manifest.batching == "none" else self._fixed_rows or MAX_RUN_ROWS
         """Rows of one run of the backend, at most."""
@@ -69,14 +72,18 @@ class Model:
         return max(values, longest**2)
 
     def prepare(self, inputs: Inputs) -> Inputs:
-        """Decode one request's pictures to pixels; all else stays as it is."""
-        if isinstance(inputs, PlainRow):
+        """Decode one request's pictures to pixels, unless they are so many that `run` does; all else stays as it is."""
+        if isinstance(inputs, PlainRow) or _rows(inputs) > self._max_decoded_rows:
             return inputs
-        prepared = dict(inputs)
+        return self._decode(inputs, 0)
+
+    def _decode(self, inputs: Tensors, first: int) -> Tensors:
+        """Decode the pictures of some of a request's rows, from number `first` on."""
+        decoded = dict(inputs)
         for name, reader in self._pixels.items():
             if inputs[name].dtype == object:
-                prepared[name] = np.stack([reader.read(picture, row) for row, picture in enumerate(inputs[name])])
-        return prepared
+                decoded[name] = np.stack([reader.read(picture, row) for row, picture in enumerate(inputs[name], first)])
+        return decoded
 
     def join(self, inputs: list[Inputs]) -> Tensors:
         """Concatenate the rows of several requests, in order."""
@@ -98,7 +105,12 @@ class Model:
 
     def run(self, inputs: Tensors, max_rows: int = MAX_RUN_ROWS) -> Tensors:
         """Answer all rows, in runs of at most `max_rows`, which a fixed batch and a model without rows override."""
-        rows = len(next(iter(inputs.values())))
+        rows, size = _rows(inputs), self._max_decoded_rows
+        if rows > size:
+            return _joined(
+                np.concatenate,
+                [self.run(self._decode(_part(inputs, first, size), first), max_rows) for first in range(0, rows, size)],
+            )
         if self._hooks:
             inputs = self._hooks.preprocess(inputs, rows)
         outputs = self._run_rows(inputs, rows, max_rows)
@@ -127,11 +139,19 @@ class Model:
     def _run_part(self, inputs: Tensors, first: int, rows: int) -> Tensors:
         """Run `rows` rows from `first` on; copies of the last one fill up a fixed batch."""
         lacking = (self._fixed_rows or rows) - rows
-        part = {name: array[first : first + rows] for name, array in inputs.items()}
+        part = _part(inputs, first, rows)
         if not lacking:
             return self._backend.run(part)
         filled = {name: np.concatenate([array, array[-1:].repeat(lacking, axis=0)]) for name, array in part.items()}
         return {name: array[:rows] for name, array in self._backend.run(filled).items()}
+
+
+def _rows(tensors: Tensors) -> int:
+    return len(next(iter(tensors.values())))
+
+
+def _part(tensors: Tensors, first: int, rows: int) -> Tensors:
+    return {name: array[first : first + rows] for name, array in tensors.items()}
 
 
 def _joined(join: Callable[[list[Array]], Array], runs: list[Tensors]) -> Tensors:
