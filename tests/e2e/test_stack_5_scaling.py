@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import pytest
 
@@ -10,19 +11,29 @@ from tests.e2e.load import traffic
 from tests.e2e.stack import SMALL, Stack, wait_for
 
 MANY_ROWS = json.dumps({"input": [[5.1, 1.4, 0.2]] * 800})
-"""About half a millisecond of a core; the three pods together must need more than 70 % of their 400m each."""
+"""About half a millisecond of a core: a node of two, which sends the load as well, has not much more to give."""
+TARGET = {"cpuTargetPercent": 50}
+"""Of 400m for each of three pods."""
 QUICK = {"spec": {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 15}}}}
 """The stack waits five minutes before it takes a replica away; to wait for that would test the clock."""
 
 
 @pytest.fixture
-def watched(served: Stack) -> Stack:
+def watched(served: Stack) -> Iterator[Stack]:
+    """The stack with another target for the autoscaler, and with its own again afterwards."""
+
     def measured() -> bool:
         (autoscaler,) = served.objects("horizontalpodautoscalers")
         return bool(autoscaler["status"].get("currentMetrics"))
 
-    wait_for("metrics", measured, 90, pause=1)
-    return served
+    served.configure(TARGET)
+    served.up()
+    try:
+        wait_for("metrics", measured, 90, pause=1)
+        yield served
+    finally:
+        served.forget(*TARGET)
+        served.up("--refresh")
 
 
 def replicas(stack: Stack) -> int:
@@ -52,5 +63,4 @@ def test_replicas_follow_the_load_and_up_does_not_fight_it(watched: Stack) -> No
     (autoscaler,) = watched.objects("horizontalpodautoscalers")
     assert autoscaler["spec"]["behavior"]["scaleDown"]["stabilizationWindowSeconds"] == 300
     calm_down(watched)
-    watched.up("--refresh")  # the autoscaler's behaviour is the stack's again
     assert len(watched.ready()) == len(watched.pods()) == SMALL["replicas"]
