@@ -7,7 +7,7 @@ Imports run one way, from the top:
     image  service  endpoint_check
     cluster_platform  load_balancer             what components are given
     build_context  stack_pin  cluster_creator  kubeconfig
-    http_probe  diagnose  rollout
+    reachability  http_probe  diagnose  rollout
     config  naming  state                       plain values
     kms  outputs  server_contract  git_lfs
 

@@ -100,7 +100,9 @@ class Cluster(pulumi.ComponentResource):
             enable_key_rotation=True,
             deletion_window_in_days=30 if self._args.settings.protect else 7,
             policy=pulumi.Output.all(caller.arn, region).apply(
-                lambda known: key_policy(known[0], known[1], self._prefix)
+                lambda known: kms.log_key_policy(
+                    "ControlPlaneLogs", known[0], known[1], log_group_name(f"{self._prefix}-*")
+                )
             ),
             tags=self._tagged("cluster"),
             opts=self._guarded,
@@ -209,12 +211,6 @@ def cluster_name(prefix: str, key_id: str) -> str:
 def log_group_name(cluster: str) -> str:
     """Name of the log group that EKS writes the control plane's logs to; EKS leaves no choice."""
     return f"/aws/eks/{cluster}/cluster"
-
-
-def key_policy(caller_arn: str, region: str, prefix: str) -> str:
-    """Render the key's policy: for whom IAM allows in this account, and for CloudWatch, the cluster's log group."""
-    log_groups = log_group_name(f"{prefix}-*")
-    return kms.key_policy(caller_arn, kms.log_group_statement("ControlPlaneLogs", caller_arn, region, log_groups))
 
 
 def access_entries(

@@ -145,7 +145,7 @@ def tag_to_push(content: str, now: datetime) -> str:
 
 
 def is_pushed(args: ModelImageArgs, content: str) -> bool:
-    """Whether the last `up` pushed `content` from the same folder to the same repository with a login, or without one.
+    """Tell whether the last `up` pushed `content`, from the same folder, to the same repository, with a login as now.
 
     Anything else makes the provider build and push again: the folder changes when the stack is renamed.
     """

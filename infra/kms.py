@@ -19,11 +19,11 @@ def key_policy(caller_arn: str, *others: Mapping[str, object]) -> str:
     return json.dumps({"Version": "2012-10-17", "Statement": [owner, *others]})
 
 
-def log_group_statement(sid: str, caller_arn: str, region: str, log_groups: str) -> dict[str, object]:
-    """Let CloudWatch Logs use the key for the log groups whose name matches `log_groups`, and for no other."""
+def log_key_policy(sid: str, caller_arn: str, region: str, log_groups: str) -> str:
+    """Render `key_policy` with leave for CloudWatch to use the key for the log groups whose name fits `log_groups`."""
     _, partition, _, _, account, _ = caller_arn.split(":", 5)
     pattern = f"arn:{partition}:logs:{region}:{account}:log-group:{log_groups}"
-    return {
+    logs = {
         "Sid": sid,
         "Effect": "Allow",
         "Principal": {"Service": f"logs.{region}.amazonaws.com"},
@@ -31,3 +31,4 @@ def log_group_statement(sid: str, caller_arn: str, region: str, log_groups: str)
         "Resource": "*",
         "Condition": {"ArnLike": {"kms:EncryptionContext:aws:logs:arn": pattern}},
     }
+    return key_policy(caller_arn, logs)

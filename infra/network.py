@@ -196,7 +196,8 @@ class Network(pulumi.ComponentResource):
             enable_key_rotation=True,
             deletion_window_in_days=30 if settings.protect else 7,
             policy=pulumi.Output.all(caller.arn, region).apply(
-                lambda known: flow_logs_key_policy(known[0], known[1], f"{name}-flow-logs-*")
+                # A pattern, since Pulumi ends the group's name in random digits.
+                lambda known: kms.log_key_policy("FlowLogs", known[0], known[1], f"{name}-flow-logs-*")
             ),
             tags=self._named("flow-logs"),
             opts=pulumi.ResourceOptions(parent=self, protect=settings.protect),
@@ -253,14 +254,6 @@ def first_zones(names: Sequence[str]) -> list[str]:
             "choose another region with `pulumi config set aws:region <region>`, or an existing VPC with `vpcId`"
         )
     return sorted(names)[:ZONES]
-
-
-def flow_logs_key_policy(caller_arn: str, region: str, log_groups: str) -> str:
-    """Render the policy of the flow logs' key: for whom IAM allows in this account, and for CloudWatch, their group.
-
-    The group is matched by a pattern, since Pulumi ends its name in random digits.
-    """
-    return kms.key_policy(caller_arn, kms.log_group_statement("FlowLogs", caller_arn, region, log_groups))
 
 
 def flow_logs_trust(account: str) -> str:

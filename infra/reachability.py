@@ -122,7 +122,7 @@ def try_server(server: str, tls_server_name: str | None = None) -> Failure | Non
     # In a thread, because the lookup of a name has no deadline.
     threading.Thread(target=_try_repeatedly, args=(address, tls_name, outcomes), daemon=True).start()
     deadline, outcome = time.monotonic() + MAX_SECONDS, Failure(f"its name is not looked up in {MAX_SECONDS:.0f} s")
-    for _ in range(_TRIES):
+    for _ in range(1 + _TRIES):
         try:
             outcome = outcomes.get(timeout=max(deadline - time.monotonic(), 0))
         except queue.Empty:
@@ -135,14 +135,17 @@ def try_server(server: str, tls_server_name: str | None = None) -> Failure | Non
 def _try_repeatedly(
     address: tuple[str, int], tls_name: str | None, outcomes: queue.SimpleQueue[Failure | None]
 ) -> None:
+    own_address = _own_address(address)
+    silence = Failure("it takes no connection or says nothing", own_address)
+    outcomes.put(silence)  # until it answers: one try may use up the time, where its name has many addresses
     for _ in range(_TRIES):
         try:
             _connect(address, tls_name)
         except TimeoutError:
-            outcomes.put(Failure("it takes no connection or says nothing", _own_address(address)))
+            outcomes.put(silence)
         except (OSError, ValueError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            outcomes.put(Failure(reason, _own_address(address)))
+            outcomes.put(Failure(reason, own_address))
         else:
             outcomes.put(None)
             return

@@ -242,9 +242,8 @@ class Batcher:
             if batch and job.shape != batch[0].shape:
                 others.append(job)
                 continue
-            if job.row_cost > row_cost:
-                row_cost, max_rows = job.row_cost, self._max_rows(job.row_cost)
-            if batch and rows + job.rows > max_rows:
+            limit = self._max_rows(job.row_cost) if job.row_cost > row_cost else max_rows
+            if batch and rows + job.rows > limit:
                 others.append(job)
                 break
             self.waiting_rows -= job.rows
@@ -256,6 +255,8 @@ class Batcher:
             else:
                 batch.append(job)
                 rows += job.rows
+                if job.row_cost > row_cost:
+                    row_cost, max_rows = job.row_cost, limit
         self._queue.extendleft(reversed(others))
         self._running_rows = rows
         self._running_cost = self._taken_cost = rows * row_cost

@@ -551,6 +551,23 @@ async def test_the_expected_wait_follows_what_runs_take_under_load(make_side: Ma
     assert side.batcher._seconds_per_cost == pytest.approx(0.25, rel=0.05)
 
 
+async def test_a_long_text_left_for_the_next_batch_costs_this_one_nothing(
+    make_side: MakeSide, clock: SimpleNamespace
+) -> None:
+    class Texts(Timed):
+        def row_cost(self, inputs: Tensors) -> int:
+            return max(1, int(inputs["x"].max()))
+
+    side = make_side(Texts(clock, best_rows=8, seconds_per_row=10.0, row_cost=10), seconds=1e9, sizes_vary=True)
+    first = await side.occupy()
+    first.add_done_callback(lambda _: side.engine.go.clear())
+    answers = [side.submit(value) for value in (4, 5, 40)]
+    await side.release(first)
+    await settle()
+    assert side.batcher.wait_seconds == 2 * 5 + 40
+    await side.release(*answers)
+
+
 # --- any sequence
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import time
-from pathlib import Path
 
 from tests.engine.conftest import MakeProject
 from tests.engine.server import served
@@ -13,24 +12,11 @@ from tests.standins.aws import EKS_CLUSTER
 from tests.standins.cloud import KUBECONFIG_VARIABLE, Thing
 from tests.standins.kubernetes import CLUSTER
 from tests.support.engine_project import Project
+from tests.unit.kubeconfigs import kubeconfig, write
 
 CIDR = "203.0.113.7/32"
 SECONDS = 60
 """The probe's own and the engine's, on a busy machine; the providers wait more than five minutes."""
-
-
-def kubeconfig(project: Project, server: str) -> Path:
-    content = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "kind",
-        "contexts": [{"name": "kind", "context": {"cluster": "kind", "user": "me"}}],
-        "clusters": [{"name": "kind", "cluster": {"server": server}}],
-        "users": [{"name": "me", "user": {"token": "none"}}],
-    }
-    file = project.root.parent / "kubeconfig"
-    file.write_text(json.dumps(content))
-    return file
 
 
 def said(project: Project) -> list[str]:
@@ -46,7 +32,7 @@ def test_an_existing_cluster_is_asked_before_anything_is_made(make_project: Make
     project = make_project("kind")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = f"https://127.0.0.1:{listener.getsockname()[1]}"
-    file = kubeconfig(project, server)
+    file = write(project.root.parent / "kubeconfig", kubeconfig(server=server))
     project.configure({"target": "kubernetes", "kubeconfig": file, "repository": "registry.example.com/team/model"})
     for text in said(project):
         for part in (f"{server} does not answer: Connection refused", "context kind", "pulumi config set context"):
@@ -59,7 +45,8 @@ def test_a_live_eks_cluster_that_leaves_us_out_says_so_until_the_addresses_chang
     project = make_project("dev")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = f"https://127.0.0.1:{listener.getsockname()[1]}"
-    project.environment[KUBECONFIG_VARIABLE] = str(kubeconfig(project, server))
+    file = write(project.root.parent / "kubeconfig", kubeconfig(server=server))
+    project.environment[KUBECONFIG_VARIABLE] = str(file)
     project.cloud.add(Thing(type=CLUSTER, id=server))
     with served(project.root.parent) as port:
         project.configure({"servicePort": port, "publicAccessCidrs": json.dumps([CIDR])})

@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from tests.unit import kubeconfigs
+
 KINDS = {"pods": "PodList", "events": "EventList", "deployments": "DeploymentList"}
 
 
@@ -61,14 +63,7 @@ def api_server(content: Mapping[str, list[dict[str, Any]] | str]) -> Iterator[Ap
 
 
 def kubeconfig(server: str, **user: Any) -> str:
-    return json.dumps(
-        {
-            "current-context": "c",
-            "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
-            "clusters": [{"name": "k", "cluster": {"server": server}}],
-            "users": [{"name": "u", "user": user}],
-        }
-    )
+    return json.dumps(kubeconfigs.kubeconfig(server=server, **user))
 
 
 def deployment(reason: str) -> dict[str, Any]:

@@ -8,13 +8,13 @@ from typing import Any
 import yaml
 
 
-def kubeconfig(name: str = "kind", **user: Any) -> dict[str, Any]:
+def kubeconfig(name: str = "kind", server: str = "", **user: Any) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": name,
         "contexts": [{"name": name, "context": {"cluster": f"{name}-cluster", "user": f"{name}-user"}}],
-        "clusters": [{"name": f"{name}-cluster", "cluster": {"server": f"https://{name}:6443"}}],
+        "clusters": [{"name": f"{name}-cluster", "cluster": {"server": server or f"https://{name}:6443"}}],
         "users": [{"name": f"{name}-user", "user": user or {"token": "user-token"}}],
     }
 

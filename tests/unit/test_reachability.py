@@ -160,6 +160,15 @@ def test_no_answer_ends_in_time(request: pytest.FixtureRequest, port: str) -> No
     assert time.monotonic() - started < reachability.MAX_SECONDS + 0.5
 
 
+def test_a_name_with_many_silent_addresses_is_not_taken_for_one_that_is_not_looked_up(
+    monkeypatch: pytest.MonkeyPatch, silent_port: int
+) -> None:
+    monkeypatch.setattr(reachability, "MAX_SECONDS", 0.3)
+    monkeypatch.setattr(reachability, "TRY_SECONDS", 2.0)
+    failure = try_server(f"https://127.0.0.1:{silent_port}")
+    assert failure == Failure("it takes no connection or says nothing", "127.0.0.1")
+
+
 def test_a_lookup_that_hangs_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
     monkeypatch.setattr(reachability, "MAX_SECONDS", 0.3)
