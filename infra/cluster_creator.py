@@ -6,14 +6,11 @@ principal in its name.
 
 from __future__ import annotations
 
-from urllib.parse import quote, unquote
-
 import pulumi
 import pulumi_aws as aws
 
-from infra.state import outputs_of, previous_resources, resource_name
-
-_TYPE = "model-endpoint:cluster:Creator"
+from infra.stack_pin import Marker
+from infra.state import outputs_of, previous_resources
 
 
 class CallerUnknownError(pulumi.RunError):
@@ -21,18 +18,10 @@ class CallerUnknownError(pulumi.RunError):
 
     def __init__(self, reason: Exception) -> None:
         super().__init__(
-            f"AWS does not accept your credentials, or there are none: {reason}\n"
-            "    Sign in, until this command answers:\n"
+            f"AWS does not say who you are: {reason}\n"
+            "    Sign in, until this command answers (with --profile <profile>, where the stack sets aws:profile):\n"
             "        aws sts get-caller-identity"
         )
-
-
-class Creator(pulumi.ComponentResource):
-    """Holds the creator in its name; owns nothing."""
-
-    def __init__(self, principal: str) -> None:
-        super().__init__(_TYPE, quote(principal, safe=""))
-        self.register_outputs({})
 
 
 def record_creator() -> str | None:
@@ -42,12 +31,11 @@ def record_creator() -> str | None:
     """
     resources = previous_resources()
     if outputs_of(resources, "aws:eks/cluster:Cluster"):
-        name = resource_name(resources, _TYPE)
-        creator = unquote(name) if name else None
+        creator = Marker.recorded(resources, "Creator")
     else:
         creator = principal_of(_caller_arn())
     if creator:
-        Creator(creator)
+        Marker("Creator", creator)
     return creator
 
 

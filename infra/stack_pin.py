@@ -55,17 +55,22 @@ class PinnedStackError(pulumi.RunError):
 
 
 class Marker(pulumi.ComponentResource):
-    """Records what the stack is pinned to, in its name; owns nothing."""
+    """Records a fact about the stack in its name, where the next run reads it; owns nothing."""
 
-    def __init__(self, pinned_to: Marked, value: str) -> None:
-        super().__init__(_type_token(pinned_to), quote(value, safe=""))
+    def __init__(self, fact: Marked | Literal["Creator"], value: str) -> None:
+        super().__init__(_type_token(fact), quote(value, safe=""))
         self.register_outputs({})
+
+    @staticmethod
+    def recorded(resources: Resources, fact: Marked | Literal["Creator"]) -> str | None:
+        """Return what an earlier run has recorded, or None."""
+        name = resource_name(resources, _type_token(fact))
+        return unquote(name) if name else None
 
 
 def pin_stack(pinned_to: Marked, wanted: str) -> None:
     """Mark the stack with `wanted`. Raises PinnedStackError when it is live on another target, region or cluster."""
-    name = resource_name(previous_resources(), _type_token(pinned_to))
-    live = unquote(name) if name else wanted
+    live = Marker.recorded(previous_resources(), pinned_to) or wanted
     if live != wanted:
         keep = _KEEP_COMMAND[pinned_to].format(live=live)
         raise PinnedStackError(pulumi.get_stack(), pinned_to, live, wanted, keep=keep)
@@ -101,5 +106,5 @@ def _existing_vpc(vpc: str, private_subnets: Sequence[str]) -> str:
     return f"{vpc} with the private subnets {', '.join(sorted(private_subnets))}"
 
 
-def _type_token(pinned_to: Marked) -> str:
-    return f"model-endpoint:target:{pinned_to}"  # "target": this module's first name, kept because states hold it
+def _type_token(fact: str) -> str:
+    return f"model-endpoint:target:{fact}"  # "target": this module's first name, kept because states hold it

@@ -150,10 +150,19 @@ class Variable(NamedTuple):
     description: str
 
 
+class SettingsError(StartError):
+    """Lists every mistake in the environment."""
+
+    def __init__(self, mistakes: Mapping[str, tuple[str, str]]) -> None:
+        """`mistakes` has, by variable, its value and the rule that it breaks."""
+        self.mistakes = mistakes
+        super().__init__("; ".join(f"{name}={text!r} {rule}" for name, (text, rule) in mistakes.items()))
+
+
 def read_settings(environment: Mapping[str, str]) -> Settings:
-    """The settings, or a StartError that lists every mistake in the environment."""
+    """Read the settings. Raises SettingsError."""
     values: dict[str, Any] = {}
-    mistakes: list[str] = []
+    mistakes: dict[str, tuple[str, str]] = {}
     for field in fields(Settings):
         text = environment.get(field.encode_name)
         if text is None:
@@ -162,14 +171,13 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         try:
             values[field.name] = msgspec.convert(text, kind, strict=False, dec_hook=_convert)
         except msgspec.ValidationError as error:
-            mistakes.append(f"{field.encode_name}={text!r} {error.__cause__ or f'must be {_rule(*get_args(kind))}'}")
+            mistakes[field.encode_name] = text, str(error.__cause__ or f"must be {_rule(*get_args(kind))}")
     settings = Settings(**values)
     if settings.max_body_bytes > settings.max_queue_bytes:
-        mistakes.append(
-            f"MAX_BODY_BYTES={settings.max_body_bytes} must not be above MAX_QUEUE_BYTES={settings.max_queue_bytes}"
-        )
+        rule = f"must not be above MAX_QUEUE_BYTES, {settings.max_queue_bytes}"
+        mistakes["MAX_BODY_BYTES"] = str(settings.max_body_bytes), rule
     if mistakes:
-        raise StartError("; ".join(mistakes))
+        raise SettingsError(mistakes)
     return settings
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from infra.config.keys import ParsedConfig, Problem
 from infra.config.schema import is_document
 from infra.config.sign_in import sign_in_problems
+from server.settings import SettingsError, read_settings
 
 
 def check_config(config: ParsedConfig, region: str | None, others: Mapping[str, str]) -> list[Problem]:
@@ -47,6 +48,8 @@ def _cross_key_problems(config: ParsedConfig, region: str | None, others: Mappin
         yield from _local_problems(config)
     else:
         yield from _workload_problems(config)
+    if target == "local" or not config.values["image"]:
+        yield from _server_problems(config)
     if target == "kubernetes":
         yield from _kubernetes_problems(config)
     if target == "eks":
@@ -54,6 +57,16 @@ def _cross_key_problems(config: ParsedConfig, region: str | None, others: Mappin
         yield from sign_in_problems(others, config.secrets)
         yield from _network_problems(config)
         yield from _domain_problems(config)
+
+
+def _server_problems(config: ParsedConfig) -> Iterator[Problem]:
+    """Find the variables that the server would refuse at its start; a prebuilt image has a server of its own."""
+    try:
+        read_settings(config.values["environment"])
+    except SettingsError as error:
+        for name, (value, rule) in error.mistakes.items():
+            command = f"pulumi config set --path environment.{name} <value>"
+            yield Problem(f"environment.{name}", json.dumps(value), rule, command)
 
 
 def _local_problems(config: ParsedConfig) -> Iterator[Problem]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
@@ -70,6 +71,8 @@ def _parse(kind: Any, text: str) -> Any:
     if kind is str:
         return text
     if kind is int:
+        if not re.fullmatch(r"-?[0-9]+", text):
+            raise ValueError(text)
         return int(text)
     if kind is bool:
         return ("false", "true").index(text) == 1

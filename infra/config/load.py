@@ -65,12 +65,19 @@ def parse_settings(
     `root` is the project's folder. Raises ConfigError.
     """
     config = parse_config(catalog(root / "Pulumi.yaml"), raw, secrets)
-    misplaced = _misplaced_keys(config, others, project, stack)
-    if problems := [*check_stack_name(stack), *config.problems, *check_config(config, region, others), *misplaced]:
+    across = [*check_config(config, region, others), *_misplaced_keys(config, others, project, stack)]
+    if problems := [*check_stack_name(stack), *config.problems, *_model_problems(config, root), *across]:
         raise ConfigError(stack, problems)
     groups = {name: _fill(group, config.values) for name, group in GROUPS.items()}
     sign_in = parse_sign_in(others) if config.values["target"] == "eks" else SignIn()
     return Settings(project=project, stack=stack, region=region or "", sign_in=sign_in, **groups)
+
+
+def _model_problems(config: ParsedConfig, root: Path) -> Iterator[Problem]:
+    """Find out that `model` names no model folder; what is wrong in a folder is said by file when it is staged."""
+    if not (root / config.values["model"] / "model.json").is_file():
+        rule = "must be a folder with a model.json, as `make model` makes it"
+        yield config.problem("model", rule, "pulumi config set model app/model")
 
 
 def _misplaced_keys(config: ParsedConfig, others: Mapping[str, str], project: str, stack: str) -> Iterator[Problem]:

@@ -98,7 +98,7 @@ def test_no_text_stands_for_a_variable_that_is_not_set(name: str) -> None:
 
 
 def test_limits_that_contradict_each_other_are_refused() -> None:
-    with pytest.raises(StartError, match=r"MAX_BODY_BYTES=2 must not be above MAX_QUEUE_BYTES=1$"):
+    with pytest.raises(StartError, match=r"MAX_BODY_BYTES='2' must not be above MAX_QUEUE_BYTES, 1$"):
         read_settings({"MAX_BODY_BYTES": "2", "MAX_QUEUE_BYTES": "1"})
 
 

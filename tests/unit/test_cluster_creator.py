@@ -15,7 +15,7 @@ from tests.unit import mocked
 OF = "urn:pulumi:dev::model-endpoint::"
 CLUSTER = {f"{OF}model-endpoint:cluster:Cluster$eks:index:Cluster$aws:eks/cluster:Cluster::c": {"name": "c"}}
 FIRST = "111122223333/role/first"
-RECORDED = {f"{OF}model-endpoint:cluster:Creator::{quote(FIRST, safe='')}": {}}
+RECORDED = {f"{OF}model-endpoint:target:Creator::{quote(FIRST, safe='')}": {}}
 CALLER = f"{mocked.ACCOUNT}/role/ci"
 
 

@@ -37,6 +37,33 @@ def problems(raw: dict[str, str], secrets: set[str] | None = None, **more: Any) 
     return {each.key: (each.value, each.rule, each.command) for each in caught.value.problems}
 
 
+@pytest.mark.parametrize("raw", [{}, KUBERNETES, EKS], ids=["local", "kubernetes", "eks"])
+def test_what_the_server_would_refuse_at_its_start_is_a_problem(raw: dict[str, str]) -> None:
+    wrong = {"LOG_LEVEL": "loud", "MAX_ROWS": "0", "CORS_ORIGINS": "*", "MINE": "anything"}
+    found = problems({**raw, "environment": json.dumps(wrong)})
+    assert found.keys() == {"environment.LOG_LEVEL", "environment.MAX_ROWS", "environment.CORS_ORIGINS"}
+    value, rule, command = found["environment.LOG_LEVEL"]
+    assert (value, command) == ('"loud"', "pulumi config set --path environment.LOG_LEVEL <value>")
+    assert rule == "must be debug, info, warning or error"
+
+
+def test_a_prebuilt_image_has_variables_of_its_own() -> None:
+    prebuilt = {"image": f"team/model@{DIGEST}", "example": "{}", "environment": '{"LOG_LEVEL": "loud"}'}
+    assert settings({**KUBERNETES, **prebuilt}).common.environment == {"LOG_LEVEL": "loud"}
+
+
+@pytest.mark.parametrize("folder", ["/nonexistent", "../..", "app", "  "])
+def test_a_model_that_is_no_model_folder_is_a_problem(folder: str) -> None:
+    found = problems({"model": folder, "port": "80"})
+    assert found.keys() == {"model", "port"}, "with everything else that is wrong"
+    assert "model.json" in found["model"][1]
+
+
+@pytest.mark.parametrize("text", ["\u0668\u0660\u0668\u0660", " 8080 ", "8_080", "+8080", "8080.0", ""])
+def test_a_whole_number_is_written_in_digits(text: str) -> None:
+    assert problems({"port": text}).keys() == {"port"}
+
+
 OTHERS: dict[str, tuple[str, str, str]] = {
     "model-endpoint:cpu": (
         "1", '"1"', 'pulumi config set cpu "$(pulumi config get model-endpoint:cpu)"'
