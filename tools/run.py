@@ -6,8 +6,10 @@ there is something to do, and then hands over to the real thing.
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -27,6 +29,8 @@ TARGET_PIN = "::model-endpoint:target:Target::"
 """Stands in the URN of the marker that a live stack carries, before the name of its target."""
 LOCAL_PACKAGES = {"model-endpoint", "pulumi", "pulumi-python"}
 """The packages of what a local stack holds: processes and the program's own components."""
+NEW_STACK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+"""Of a stack that a command can make here: what Pulumi takes, and no shell or CLI takes for something else."""
 MAX_PASTED_CHARACTERS = 1000
 """A longer example is printed as the name of a file."""
 END_TO_END_TESTS = ROOT / "tests/e2e"
@@ -115,10 +119,18 @@ def pulumi() -> Pulumi:
     known = sorted(
         {EMBEDDED_STACK} | {file.name[len("Pulumi.") : -len(".yaml")] for file in ROOT.glob("Pulumi.*.yaml")}
     )
-    if Pulumi(stack, {}).name not in known:
+    name = Pulumi(stack, {}).name
+    if name not in known:
+        near = difflib.get_close_matches(name.lower(), known, n=1)
         raise UsageError(
-            f"STACK={stack}: there is no Pulumi.{stack}.yaml. Stacks here: {', '.join(known)}.\n"
-            f"  To make another: pulumi stack init {stack} && pulumi config set target <local|kubernetes|eks>"
+            f"STACK={shlex.quote(stack)}: there is no {shlex.quote(f'Pulumi.{name}.yaml')}. Stacks here:"
+            f" {', '.join(known)}{f'; did you mean {near[0]}?' if near else '.'}\n"
+            + (
+                f'  To make another: eval "$(make -s env)" && pulumi stack init {stack}'
+                f" && pulumi config set target <local|kubernetes|eks> --stack {stack}"
+                if NEW_STACK_NAME.fullmatch(stack)
+                else "  The name of another begins with a letter or a digit, and has letters, digits, `-`, `_` and `.`"
+            )
         )
     environment.enter(ROOT, "tools.run", *sys.argv[1:])
     return Pulumi(stack, variables())

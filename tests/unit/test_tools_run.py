@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -48,6 +49,32 @@ def test_an_unknown_stack_is_refused_before_anything_is_made(
     said = capfd.readouterr().err
     assert "STACK=porod: there is no Pulumi.porod.yaml. Stacks here: dev, local, prod" in said
     assert not (clone / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("stack", "near"), [("LOCAL", "local"), ("porod", "prod"), ("team/model/Dev2", "dev"), ("elsewhere", None)]
+)
+@pytest.mark.usefixtures("clone")
+def test_a_stack_whose_name_is_nearly_right_is_told(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], stack: str, near: str | None
+) -> None:
+    monkeypatch.setenv("STACK", stack)
+    assert run.main(["up"]) == 1
+    assert re.findall(r"did you mean (\w+)\?", capfd.readouterr().err) == ([near] if near else [])
+
+
+@pytest.mark.parametrize(
+    ("stack", "offered"), [("new", True), ("a/b/new", False), ("-x", False), ("a b; c", False), ("..", False)]
+)
+@pytest.mark.usefixtures("clone")
+def test_only_a_command_that_can_make_the_stack_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], stack: str, offered: bool
+) -> None:
+    monkeypatch.setenv("STACK", stack)
+    assert run.main(["up"]) == 1
+    said = capfd.readouterr().err
+    assert f"STACK={shlex.quote(stack)}: " in said
+    assert ("pulumi stack init" in said) is offered
 
 
 def test_an_unknown_command_lists_the_known_ones(capfd: pytest.CaptureFixture[str]) -> None:
