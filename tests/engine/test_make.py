@@ -86,7 +86,7 @@ def undeployed(plain: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 def is_local(project: Project) -> bool:
-    return run.is_local(run.Pulumi(project.stack, project.environment))
+    return run.reason_to_ask(run.Pulumi(project.stack, project.environment)) is None
 
 
 @pytest.mark.parametrize("configure", PAID.values(), ids=PAID.keys())
@@ -115,8 +115,25 @@ def test_config_that_says_local_is_not_asked_about(undeployed: Project, configur
     assert is_local(undeployed)
 
 
+@pytest.mark.parametrize(
+    ("configured", "reason"),
+    [
+        ("a target that is none", "its config says target lokal, and its state holds nothing"),
+        ("an environment, which is not at hand", "its config cannot be read (error: "),
+    ],
+)
+def test_make_says_why_pulumi_asks_and_what_answers(undeployed: Project, configured: str, reason: str) -> None:
+    PAID[configured](undeployed)
+    for command in ("up", "down"):
+        refused = make(undeployed, command)
+        assert REFUSED in refused.stderr
+        assert f"Pulumi: will ask before it changes the stack, because {reason}" in refused.stderr
+        assert "YES=1 answers yes" in refused.stderr
+
+
 def test_an_unmade_stack_is_not_local(undeployed: Project) -> None:
-    assert not run.is_local(run.Pulumi("nowhere", undeployed.environment))
+    reason = run.reason_to_ask(run.Pulumi("nowhere", undeployed.environment))
+    assert "no stack named 'nowhere' found" in (reason or "")
 
 
 def test_down_says_that_there_is_no_such_stack(undeployed: Project, tmp_path: Path) -> None:

@@ -83,23 +83,23 @@ def test_an_unknown_command_lists_the_known_ones(capfd: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
-    ("local", "environment", "flags"),
+    ("reason", "environment", "flags"),
     [
-        (True, {}, ["--yes", "--skip-preview"]),
-        (False, {}, []),
-        (False, {"YES": "1"}, ["--yes"]),
-        (False, {"CI": "true"}, []),
-        (False, {"YES": "0"}, []),
+        (None, {}, ["--yes", "--skip-preview"]),
+        ("why", {}, []),
+        ("why", {"YES": "1"}, ["--yes"]),
+        ("why", {"CI": "true"}, []),
+        ("why", {"YES": "0"}, []),
     ],
 )
 def test_only_target_local_changes_without_being_asked(
-    monkeypatch: pytest.MonkeyPatch, local: bool, environment: dict[str, str], flags: list[str]
+    monkeypatch: pytest.MonkeyPatch, reason: str | None, environment: dict[str, str], flags: list[str]
 ) -> None:
     for name in ("YES", "CI"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert run.consent(local=local) == flags
+    assert run.consent(reason) == flags
 
 
 @pytest.mark.usefixtures("clone")
