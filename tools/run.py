@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,13 @@ class Pulumi:
         Pulumi's own word: the defaults of Pulumi.yaml and the stack's environments are in it.
         """
         return json.loads(self._answer("config", "get", key, "--json") or "{}")
+
+    def deployment(self) -> dict[str, Any] | None:
+        """The stack's state; None: no state to read. An empty backend stays empty."""
+        # In the layout of today the CLI writes its version into an empty backend; a version that is there comes first.
+        reader = replace(self, variables=self.variables | {"PULUMI_DIY_BACKEND_LEGACY_LAYOUT": "true"})
+        exported = reader.ask("stack", "export")
+        return None if exported.returncode else json.loads(exported.stdout)["deployment"]
 
     def ask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command that changes nothing, unseen."""
@@ -137,7 +144,7 @@ def pulumi() -> Pulumi:
 def unlocked() -> Pulumi:
     """`pulumi()`, once it is known that the stack's secrets can be read."""
     cli = pulumi()
-    if problem := passphrase.problem(ROOT / f"Pulumi.{cli.name}.yaml", cli.environment):
+    if problem := passphrase.problem(ROOT / f"Pulumi.{cli.name}.yaml", cli.environment, cli.stack, cli.deployment()):
         raise UsageError(problem)
     return cli
 
