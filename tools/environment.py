@@ -81,6 +81,11 @@ def separate(root: Path, *locks: str) -> Path:
 
 def create(home: Path) -> None:
     """Make an empty environment with pip, of the Python that runs this."""
+    if os.pathsep in str(home):
+        raise EnvironmentMissingError(
+            f"the clone is in {home.parent}, and Python makes no virtual environment in a folder whose path has a"
+            f" `{os.pathsep}`,\n  because that stands between the folders of PATH; move or clone it to another folder"
+        )
     say(f"Python: making the virtual environment .venv with Python {sys.version.split()[0]}")
     shutil.rmtree(home, ignore_errors=True)
     try:

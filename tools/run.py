@@ -6,13 +6,15 @@ there is something to do, and then hands over to the real thing.
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,12 @@ TARGET_PIN = "::model-endpoint:target:Target::"
 """Stands in the URN of the marker that a live stack carries, before the name of its target."""
 LOCAL_PACKAGES = {"model-endpoint", "pulumi", "pulumi-python"}
 """The packages of what a local stack holds: processes and the program's own components."""
+NEW_STACK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+"""Of a stack that a command can make here: what Pulumi takes, and no shell or CLI takes for something else."""
 MAX_PASTED_CHARACTERS = 1000
 """A longer example is printed as the name of a file."""
+MAX_REASON_CHARACTERS = 300
+"""Of what Pulumi said, where it is quoted."""
 END_TO_END_TESTS = ROOT / "tests/e2e"
 CLUSTER_FIGURES = ROOT / "bench/results/cluster.json"
 
@@ -69,18 +75,17 @@ class Pulumi:
         """
         return json.loads(self._answer("config", "get", key, "--json") or "{}")
 
-    def resources(self) -> list[dict[str, Any]] | None:
-        """The resources in the stack's state; None: no state to read."""
-        exported = self._answer("stack", "export")
-        if not exported:
-            return None
-        deployment: dict[str, Any] = json.loads(exported)["deployment"]
-        return deployment.get("resources") or []
+    def deployment(self) -> dict[str, Any] | None:
+        """The stack's state; None: no state to read. An empty backend stays empty."""
+        # In the layout of today the CLI writes its version into an empty backend; a version that is there comes first.
+        reader = replace(self, variables=self.variables | {"PULUMI_DIY_BACKEND_LEGACY_LAYOUT": "true"})
+        exported = reader.ask("stack", "export")
+        return None if exported.returncode else json.loads(exported.stdout)["deployment"]
 
-    def _answer(self, *arguments: str) -> str:
-        """Stdout of a command that changes nothing; empty when it fails."""
+    def ask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command that changes nothing, unseen."""
         command = ["pulumi", *arguments, "--stack", self.stack, "--non-interactive"]
-        answer = subprocess.run(
+        return subprocess.run(
             command,
             cwd=ROOT,
             env=self.environment,
@@ -89,6 +94,10 @@ class Pulumi:
             text=True,
             check=False,
         )
+
+    def _answer(self, *arguments: str) -> str:
+        """Stdout of a command that changes nothing; empty when it fails."""
+        answer = self.ask(*arguments)
         return "" if answer.returncode else answer.stdout.strip()
 
     @property
@@ -115,10 +124,18 @@ def pulumi() -> Pulumi:
     known = sorted(
         {EMBEDDED_STACK} | {file.name[len("Pulumi.") : -len(".yaml")] for file in ROOT.glob("Pulumi.*.yaml")}
     )
-    if Pulumi(stack, {}).name not in known:
+    name = Pulumi(stack, {}).name
+    if name not in known:
+        near = difflib.get_close_matches(name.lower(), known, n=1)
         raise UsageError(
-            f"STACK={stack}: there is no Pulumi.{stack}.yaml. Stacks here: {', '.join(known)}.\n"
-            f"  To make another: pulumi stack init {stack} && pulumi config set target <local|kubernetes|eks>"
+            f"STACK={shlex.quote(stack)}: there is no {shlex.quote(f'Pulumi.{name}.yaml')}. Stacks here:"
+            f" {', '.join(known)}{f'; did you mean {near[0]}?' if near else '.'}\n"
+            + (
+                f'  To make another: eval "$(make -s env)" && pulumi stack init {stack}'
+                f" && pulumi config set target <local|kubernetes|eks> --stack {stack}"
+                if NEW_STACK_NAME.fullmatch(stack)
+                else "  The name of another begins with a letter or a digit, and has letters, digits, `-`, `_` and `.`"
+            )
         )
     environment.enter(ROOT, "tools.run", *sys.argv[1:])
     return Pulumi(stack, variables())
@@ -127,29 +144,38 @@ def pulumi() -> Pulumi:
 def unlocked() -> Pulumi:
     """`pulumi()`, once it is known that the stack's secrets can be read."""
     cli = pulumi()
-    if problem := passphrase.problem(ROOT / f"Pulumi.{cli.name}.yaml", cli.environment):
+    if problem := passphrase.problem(ROOT / f"Pulumi.{cli.name}.yaml", cli.environment, cli.stack, cli.deployment()):
         raise UsageError(problem)
     return cli
 
 
-def consent(*, local: bool) -> list[str]:
+def consent(reason_to_ask: str | None) -> list[str]:
     """Choose the flags of a command that changes the stack: Pulumi shows the plan and asks, unless it is told not to.
 
     Target local creates nothing outside the clone, and is not asked about.
     """
-    if local:
+    if reason_to_ask is None:
         return ["--yes", "--skip-preview"]
-    return ["--yes"] if os.environ.get("YES") == "1" else []
+    if os.environ.get("YES") == "1":
+        return ["--yes"]
+    say(f"Pulumi: will ask before it changes the stack, because {reason_to_ask}; YES=1 answers yes")
+    return []
 
 
-def is_local(cli: Pulumi) -> bool:
-    """Tell whether config and state both say that the stack is a process here; what cannot be read says no."""
-    target, resources = cli.config("target"), cli.resources()
-    if target.get("value") != "local" or resources is None:
-        return False
-    packages = {resource["type"].partition(":")[0] for resource in resources}
+def reason_to_ask(cli: Pulumi) -> str | None:
+    """Explain why the stack may be more than a process here; None: config and state both say that it is none."""
+    config, state_export = cli.ask("config", "get", "target", "--json"), cli.ask("stack", "export")
+    for name, answer in (("config", config), ("state", state_export)):
+        if answer.returncode:
+            return f"its {name} cannot be read ({' '.join(answer.stderr.split())[:MAX_REASON_CHARACTERS]})"
+    target = json.loads(config.stdout).get("value")
+    resources: list[dict[str, Any]] = json.loads(state_export.stdout)["deployment"].get("resources") or []
     pins = {urn.rpartition("::")[2] for urn in (resource["urn"] for resource in resources) if TARGET_PIN in urn}
-    return packages <= LOCAL_PACKAGES and pins <= {"local"}
+    packages = {resource["type"].partition(":")[0] for resource in resources} - LOCAL_PACKAGES
+    if target == "local" and pins <= {"local"} and not packages:
+        return None
+    held = [f"target {pin}" for pin in sorted(pins)] + [f"resources of {package}" for package in sorted(packages)]
+    return f"its config says target {target}, and its state holds {' and '.join(held) or 'nothing'}"
 
 
 def up() -> int:
@@ -158,13 +184,13 @@ def up() -> int:
     failed = cli.select()
     if failed:
         return failed
-    local = is_local(cli)
-    if "PULUMI_BACKEND_URL" in cli.variables and not local:
+    reason = reason_to_ask(cli)
+    if "PULUMI_BACKEND_URL" in cli.variables and reason:
         say(
             f"Pulumi: no login, so the only record of what {cli.stack} makes is {state.FOLDER}/ in this clone:\n"
             "  keep it until `make down`, or log in first (pulumi login), or what is paid for is lost from sight"
         )
-    failed = cli("up", "--stack", cli.stack, *consent(local=local))
+    failed = cli("up", "--stack", cli.stack, *consent(reason))
     if failed:
         return failed
     endpoint = cli.output("endpoint")
@@ -219,7 +245,7 @@ def output() -> int:
 def down() -> int:
     """Destroy what the stack made; the stack itself, its config and its history stay."""
     cli = unlocked()
-    return cli("stack", "select", cli.stack) or cli("destroy", "--stack", cli.stack, *consent(local=is_local(cli)))
+    return cli("stack", "select", cli.stack) or cli("destroy", "--stack", cli.stack, *consent(reason_to_ask(cli)))
 
 
 def env() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -86,7 +87,7 @@ def undeployed(plain: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 def is_local(project: Project) -> bool:
-    return run.is_local(run.Pulumi(project.stack, project.environment))
+    return run.reason_to_ask(run.Pulumi(project.stack, project.environment)) is None
 
 
 @pytest.mark.parametrize("configure", PAID.values(), ids=PAID.keys())
@@ -115,8 +116,25 @@ def test_config_that_says_local_is_not_asked_about(undeployed: Project, configur
     assert is_local(undeployed)
 
 
+@pytest.mark.parametrize(
+    ("configured", "reason"),
+    [
+        ("a target that is none", "its config says target lokal, and its state holds nothing"),
+        ("an environment, which is not at hand", "its config cannot be read (error: "),
+    ],
+)
+def test_make_says_why_pulumi_asks_and_what_answers(undeployed: Project, configured: str, reason: str) -> None:
+    PAID[configured](undeployed)
+    for command in ("up", "down"):
+        refused = make(undeployed, command)
+        assert REFUSED in refused.stderr
+        assert f"Pulumi: will ask before it changes the stack, because {reason}" in refused.stderr
+        assert "YES=1 answers yes" in refused.stderr
+
+
 def test_an_unmade_stack_is_not_local(undeployed: Project) -> None:
-    assert not run.is_local(run.Pulumi("nowhere", undeployed.environment))
+    reason = run.reason_to_ask(run.Pulumi("nowhere", undeployed.environment))
+    assert "no stack named 'nowhere' found" in (reason or "")
 
 
 def test_down_says_that_there_is_no_such_stack(undeployed: Project, tmp_path: Path) -> None:
@@ -316,6 +334,45 @@ def test_the_way_out_of_a_lost_passphrase_works(undeployed: Project, tmp_path: P
     file.write_text(yaml.safe_dump(content))
     previewed = make(undeployed, "preview", PULUMI_BACKEND_URL=tmp_path.as_uri(), **{PASSPHRASE: "another"})
     assert previewed.code == 0, previewed.text
+
+
+def printed_commands(project: Project, refused: Ran) -> list[str]:
+    """The commands after "begin anew", for a shell that is set up already."""
+    lines = map(str.strip, refused.stderr.partition("begin anew")[2].splitlines())
+    commands = [line.replace("<value>", "a-key-of-sixteen-letters") for line in lines if line.startswith("pulumi ")]
+    assert all(shlex.split(command)[-1] == project.stack or "--stack" in command for command in commands)
+    return commands
+
+
+def test_the_way_out_works_where_the_state_holds_secrets(local: Project) -> None:
+    local.configure({"port": 0}, {"apiKey": "a-key-of-sixteen-letters"})
+    upped = make(local, "up")
+    assert upped.code == 0, upped.text
+    file = local.root / f"Pulumi.{local.stack}.yaml"
+    another = {PASSPHRASE: "another"}
+    commands = printed_commands(local, make(local, "up", **another))
+    content = yaml.safe_load(file.read_text())
+    del content["encryptionsalt"], content["config"]["model-endpoint:apiKey"]
+    file.write_text(yaml.safe_dump(content))
+    for command in ("up", "down"):
+        refused = make(local, command, **another)
+        assert f"the state of stack {local.stack} was encrypted with another passphrase" in refused.stderr
+        assert "incorrect passphrase" not in refused.text
+    local.environment |= another
+    for command in commands:
+        answer = subprocess.run(
+            ["sh", "-ec", f"{command}{' --yes' if ' rm ' in command else ''}"],
+            cwd=local.root,
+            env=local.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert answer.returncode == 0, answer.stderr
+    upped = make(local, "up")
+    assert upped.code == 0, upped.text
+    assert not printed_commands(local, make(local, "preview"))
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "https_proxy"])

@@ -53,7 +53,7 @@ def test_a_file_is_all_it_takes(tmp_path: Path, ask: Ask) -> None:
     made = package(tmp_path, "model.onnx", to="models/model")
     assert made.description["example"] == {"input": [0, 0, 0]}
     assert "drift is not watched: --data train.csv" in made.output
-    assert "pulumi config set model models/model" in made.output
+    assert "pulumi config set model models/model --stack local && make up STACK=local" in made.output
     assert ask(made.folder, '{"input": [1, 2, 3]}')["prediction"] == [2, 4, 6]
 
 

@@ -118,6 +118,13 @@ def test_a_python_without_venv_is_named_with_the_way_out(tmp_path: Path, monkeyp
     assert not (tmp_path / ".venv").exists()
 
 
+def test_a_clone_whose_path_has_a_colon_is_named(tmp_path: Path) -> None:
+    clone = tmp_path / "model:endpoint"
+    clone.mkdir()
+    with pytest.raises(environment.EnvironmentMissingError, match=f"{clone}, .*whose path has a `:`"):
+        environment.create(clone / ".venv")
+
+
 @pytest.mark.parametrize("uv_status", [0, 1], ids=["uv", "pip, since uv failed"])
 def test_the_shells_settings_of_pip_and_uv_change_nothing(
     clone: Path, monkeypatch: pytest.MonkeyPatch, uv_status: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -50,29 +51,55 @@ def test_an_unknown_stack_is_refused_before_anything_is_made(
     assert not (clone / ".venv").exists()
 
 
+@pytest.mark.parametrize(
+    ("stack", "near"), [("LOCAL", "local"), ("porod", "prod"), ("team/model/Dev2", "dev"), ("elsewhere", None)]
+)
+@pytest.mark.usefixtures("clone")
+def test_a_stack_whose_name_is_nearly_right_is_told(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], stack: str, near: str | None
+) -> None:
+    monkeypatch.setenv("STACK", stack)
+    assert run.main(["up"]) == 1
+    assert re.findall(r"did you mean (\w+)\?", capfd.readouterr().err) == ([near] if near else [])
+
+
+@pytest.mark.parametrize(
+    ("stack", "offered"), [("new", True), ("a/b/new", False), ("-x", False), ("a b; c", False), ("..", False)]
+)
+@pytest.mark.usefixtures("clone")
+def test_only_a_command_that_can_make_the_stack_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], stack: str, offered: bool
+) -> None:
+    monkeypatch.setenv("STACK", stack)
+    assert run.main(["up"]) == 1
+    said = capfd.readouterr().err
+    assert f"STACK={shlex.quote(stack)}: " in said
+    assert ("pulumi stack init" in said) is offered
+
+
 def test_an_unknown_command_lists_the_known_ones(capfd: pytest.CaptureFixture[str]) -> None:
     assert run.main(["upp"]) == 2
     assert "up, preview, output" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("local", "environment", "flags"),
+    ("reason", "environment", "flags"),
     [
-        (True, {}, ["--yes", "--skip-preview"]),
-        (False, {}, []),
-        (False, {"YES": "1"}, ["--yes"]),
-        (False, {"CI": "true"}, []),
-        (False, {"YES": "0"}, []),
+        (None, {}, ["--yes", "--skip-preview"]),
+        ("why", {}, []),
+        ("why", {"YES": "1"}, ["--yes"]),
+        ("why", {"CI": "true"}, []),
+        ("why", {"YES": "0"}, []),
     ],
 )
 def test_only_target_local_changes_without_being_asked(
-    monkeypatch: pytest.MonkeyPatch, local: bool, environment: dict[str, str], flags: list[str]
+    monkeypatch: pytest.MonkeyPatch, reason: str | None, environment: dict[str, str], flags: list[str]
 ) -> None:
     for name in ("YES", "CI"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert run.consent(local=local) == flags
+    assert run.consent(reason) == flags
 
 
 @pytest.mark.usefixtures("clone")

@@ -9,7 +9,7 @@ from typing import Any
 from tools.console import say
 from tools.model.errors import ModelError
 from tools.model.package import Package, package
-from tools.model.settings import parse, parser
+from tools.model.settings import parse, parser, serve_command
 
 _MAX_NAMES = 8
 
@@ -54,7 +54,7 @@ def report(made: Package) -> str:
     else:
         lines.append("  profile   none, so drift is not watched: --data train.csv gives it one")
     lines += [f"  note      {note}" for note in made.notes]
-    lines.append(f"\nserve it:  pulumi config set model {shown} && make up")
+    lines.append(f"\nserve it:  {serve_command(shown)}")
     return "\n".join(lines)
 
 

@@ -7,6 +7,7 @@ import difflib
 import json
 import math
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -192,9 +193,17 @@ def _tensor(text: str) -> Tensor:
     return Tensor(name=name, datatype=datatype, row_shape=tuple(int(size) for size in row))
 
 
+def serve_command(folder: Path) -> str:
+    """Write the command that serves a model folder in stack local: it works in a fresh clone, and in any shell."""
+    return (
+        'eval "$(make -s env)" && pulumi stack select --create local'
+        f" && pulumi config set model {shlex.quote(str(folder))} --stack local && make up STACK=local"
+    )
+
+
 def _about_folder(path: Path) -> str:
     if (path / "model.json").is_file():
-        return f"{path} is a model folder already: pulumi config set model {path}"
+        return f"{path} is a model folder already; serve it:\n  {serve_command(path)}"
     return f"{path} is a folder: name the file in it"
 
 
