@@ -22,14 +22,22 @@ LIVE, READY, METRICS = (head(path, method="GET") for path in ("/v2/health/live",
 LIMIT, SPARE = descriptors.share_out(HARD)
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+@contextmanager
+def limited_server(tmp_path: Path, soft: int, hard: int) -> Iterator[Server]:
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nulimit -Sn {SOFT}\nulimit -Hn {HARD}\nexec {sys.executable} "$@"\n')
+    python.write_text(f'#!/bin/sh\nulimit -Sn {soft}\nulimit -Hn {hard}\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
     server = Server({}, python=str(python))
-    yield server
-    server.stop()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with limited_server(tmp_path, SOFT, HARD) as server:
+        yield server
 
 
 @contextmanager
@@ -50,6 +58,24 @@ def test_the_soft_limit_is_raised_to_the_hard_one(server: Server) -> None:
     assert server.port
     assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (HARD, HARD)
     assert metrics(server)["process_max_fds"] == HARD
+
+
+@pytest.mark.parametrize("limit", [8, 12, 20, 63])
+def test_too_few_open_files_for_the_server_itself_are_a_reason_not_to_start(tmp_path: Path, limit: int) -> None:
+    with limited_server(tmp_path, limit, limit) as server:
+        assert server.wait() == 1
+        assert [line["event"] for line in server.logs] == ["cannot_start"]
+        assert f"(ulimit -Hn) is {limit}, and the server needs 64" in server.logs[0]["reason"]
+
+
+@pytest.mark.parametrize("limit", [64, HARD])
+def test_the_log_says_how_many_clients_there_may_be(tmp_path: Path, limit: int) -> None:
+    with limited_server(tmp_path, limit, limit) as server:
+        assert server.event("ready")["connection_limit"] == descriptors.share_out(limit)[0]
+        with idle_clients(server, 4 * limit):
+            assert ask(server, LIVE).status == 200
+        eventually(lambda: metrics(server)["model_connections"] == 1)
+        assert server.post(BODY).status_code == 200
 
 
 @pytest.mark.parametrize("clients", [LIMIT, LIMIT + SPARE, 4 * HARD])
