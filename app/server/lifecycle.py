@@ -55,6 +55,7 @@ class _Server:
     """The parts of a serving process, and the order in which they begin and end."""
 
     def __init__(self, settings: Settings, listener: socket.socket) -> None:
+        connections, spare = descriptors.share_out(descriptors.raise_limit())
         self._settings = settings
         self._listener = listener
         self._ticks: list[Callable[[], None]] = []
@@ -64,7 +65,7 @@ class _Server:
         if self._prediction_log:
             self._ticks.append(self._prediction_log.flush)
         self._app = _make_app(settings, self._metrics, self._tracer)
-        connections, spare = descriptors.share_out(descriptors.raise_limit())
+        self._connection_limit = connections
         limits = Limits(
             body_bytes=settings.max_body_bytes,
             all_bodies_bytes=settings.max_queue_bytes,
@@ -112,6 +113,7 @@ class _Server:
                 version=model.manifest.version,
                 inline_rows=calibration.inline_rows,
                 batch_rows=calibration.best_rows,
+                connection_limit=self._connection_limit,
                 seconds=round(time.perf_counter() - started, 3),
             )
             await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)

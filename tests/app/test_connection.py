@@ -599,6 +599,60 @@ def test_a_spare_connection_is_like_any_other_once_there_is_room() -> None:
     assert side.shared.refused == 1
 
 
+def test_a_client_that_asks_takes_the_place_of_the_one_that_has_been_idle_for_longest() -> None:
+    side = Side(connections=5)
+    working, reading = side.tell(post("/later")), side.tell(GET[:1])
+    deaf = side.tell(GET)
+    deaf.unflushed = 1
+    asked, silent = side.tell(GET), side.connect()
+    side.pass_time(1)
+    asked.feed(GET)
+    side.pass_time(1)
+    waiting = side.connect()
+    assert side.tell(VITAL).statuses == [200]
+    assert not any(wire.closing for wire in (working, reading, deaf, asked, silent, waiting))
+    newcomer = side.tell(GET).feed(GET)
+    assert (newcomer.statuses, newcomer.ended, silent.closing, asked.closing) == ([200, 200], False, True, False)
+    silent.lose()
+    assert waiting.feed(post("/later")).statuses == []
+    assert asked.closing
+    assert not waiting.closing
+    asked.lose()
+    assert side.tell(GET).statuses == [503], "those within the limit have requests or just had"
+    side.pass_time(1)
+    assert side.tell(GET).statuses == [200]
+    assert newcomer.closing
+    assert not any(wire.closing for wire in (working, reading, deaf, waiting))
+    assert side.shared.refused == 4
+
+
+def test_one_that_has_asked_since_it_was_found_idle_keeps_its_place() -> None:
+    side = Side(connections=3)
+    first, second, third = side.connect(), side.connect(), side.connect()
+    side.pass_time(1)
+    assert side.tell(GET).statuses == [200]
+    assert first.closing + second.closing + third.closing == 1
+    for wire in (first, second, third):
+        wire.feed(GET)
+    assert side.tell(GET).statuses == [503]
+
+
+def test_idle_clients_are_looked_through_once_a_tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    side = Side(connections=200, spare_connections=400)
+    for _ in range(100):
+        side.connect()
+    for _ in range(100):
+        side.tell(GET[:1])
+    side.pass_time(1)
+    looks: list[Connection] = []
+    look = Connection.idle.fget
+    assert look
+    monkeypatch.setattr(Connection, "idle", property(lambda each: looks.append(each) or look(each)))
+    statuses = [side.tell(GET).statuses for _ in range(300)]
+    assert statuses == [[200]] * 100 + [[503]] * 200
+    assert len(looks) < 500
+
+
 def test_connections_beyond_the_limit_leave_nothing_behind() -> None:
     side = Side(connections=1, spare_connections=2)
     clients = [side.tell(sent) for sent in (b"", b"", GET[:5], GET, VITAL, post("/later"), b"")]

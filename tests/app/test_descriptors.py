@@ -6,7 +6,7 @@ import resource
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -19,23 +19,37 @@ from tests.app.wire import Answer, head, post, read_answers, read_to_end
 HARD, SOFT = 128, 40
 BODY = f'{{"input": {SETOSA}}}'.encode()
 LIVE, READY, METRICS = (head(path, method="GET") for path in ("/v2/health/live", "/v2/health/ready", "/metrics"))
+BEGUN = b"POST"
+"""A request's first bytes."""
 LIMIT, SPARE = descriptors.share_out(HARD)
+
+
+@contextmanager
+def limited_server(tmp_path: Path, soft: int, hard: int) -> Iterator[Server]:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nulimit -Sn {soft}\nulimit -Hn {hard}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    server = Server({}, python=str(python))
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nulimit -Sn {SOFT}\nulimit -Hn {HARD}\nexec {sys.executable} "$@"\n')
-    python.chmod(0o755)
-    server = Server({}, python=str(python))
-    yield server
-    server.stop()
+    with limited_server(tmp_path, SOFT, HARD) as server:
+        yield server
 
 
 @contextmanager
-def idle_clients(server: Server, count: int) -> Iterator[list[socket.socket]]:
+def connected(server: Server, count: int, sent: bytes) -> Iterator[list[socket.socket]]:
     with ExitStack() as stack:
-        yield [stack.enter_context(server.connect()) for _ in range(count)]
+        clients = [stack.enter_context(server.connect()) for _ in range(count)]
+        for client in clients:
+            with suppress(ConnectionError):  # those that have made room
+                client.sendall(sent)
+        yield clients
 
 
 def ask(server: Server, request: bytes) -> Answer:
@@ -52,12 +66,28 @@ def test_the_soft_limit_is_raised_to_the_hard_one(server: Server) -> None:
     assert metrics(server)["process_max_fds"] == HARD
 
 
+@pytest.mark.parametrize("limit", [8, 12, 20, 63])
+def test_too_few_open_files_for_the_server_itself_are_a_reason_not_to_start(tmp_path: Path, limit: int) -> None:
+    with limited_server(tmp_path, limit, limit) as server:
+        assert server.wait() == 1
+        assert [line["event"] for line in server.logs] == ["cannot_start"]
+        assert f"(ulimit -Hn) is {limit}, and the server needs 64" in server.logs[0]["reason"]
+
+
+@pytest.mark.parametrize("limit", [64, HARD])
+def test_the_log_says_how_many_clients_there_may_be(tmp_path: Path, limit: int) -> None:
+    with limited_server(tmp_path, limit, limit) as server:
+        assert server.event("ready")["connection_limit"] == descriptors.share_out(limit)[0]
+        with connected(server, 4 * limit, b""):
+            assert ask(server, LIVE).status == 200
+        eventually(lambda: metrics(server)["model_connections"] == 1)
+        assert server.post(BODY).status_code == 200
+
+
 @pytest.mark.parametrize("clients", [LIMIT, LIMIT + SPARE, 4 * HARD])
-def test_probes_and_scrapes_get_through_when_idle_clients_have_used_up_the_connections(
-    server: Server, clients: int
-) -> None:
+def test_probes_and_scrapes_get_through_when_clients_have_used_up_the_connections(server: Server, clients: int) -> None:
     open_files = metrics(server)["process_open_fds"]
-    with idle_clients(server, clients):
+    with connected(server, clients, BEGUN):
         for _ in range(5):
             assert ask(server, LIVE).status == 200
             assert ask(server, READY).body == b'{"ready":true}'
@@ -76,8 +106,25 @@ def test_probes_and_scrapes_get_through_when_idle_clients_have_used_up_the_conne
     assert {line["event"] for line in server.logs} == {"ready", "connections_refused"}
 
 
+@pytest.mark.parametrize("clients", [LIMIT, 4 * HARD])
+def test_idle_clients_make_room_for_those_that_ask(server: Server, clients: int) -> None:
+    with connected(server, clients, b"") as idle:
+        eventually(lambda: server.post(BODY).status_code == 200, seconds=3)
+        assert LIMIT - 1 <= sum(map(is_open, idle)) < min(clients, LIMIT + SPARE)
+
+
+def is_open(client: socket.socket) -> bool:
+    client.setblocking(False)
+    try:
+        return bool(client.recv(1))
+    except BlockingIOError:
+        return True
+    except ConnectionError:
+        return False
+
+
 def test_the_log_has_a_line_and_not_one_for_each_refused_connection(server: Server) -> None:
-    with idle_clients(server, 4 * HARD):
+    with connected(server, 4 * HARD, BEGUN):
         assert ask(server, LIVE).status == 200
         eventually(lambda: len(server.logs) == 2)
         assert ask(server, post("/predict", BODY)).status == 503

@@ -229,6 +229,27 @@ def test_the_default_maximum_of_a_free_size_says_what_came() -> None:
 
 
 @pytest.mark.parametrize(
+    ("shape", "body", "message"),
+    [
+        (
+            [-1, -1],
+            "[[1, 2, 3], [1, 2, 3, 4]]",
+            "all rows of one request must have the same length: the first has 3 values, got 4",
+        ),
+        (
+            [-1, 1, -1],
+            "[[[1]], [[2, 3]]]",
+            "lists at this depth must have the same length: the first has 1 values, got 2",
+        ),
+        ([-1, 2, -1], "[[1]]", "a row is values in the shape [2, -1], where -1 is any size, got 1"),
+        ([-1, -1], "[[], [1]]", "there must be at least one value here"),
+    ],
+)
+def test_of_a_free_size_the_message_says_what_the_others_have(shape: list[int], body: str, message: str) -> None:
+    assert problem(one(shape=shape), f'{{"input": {body}}}').message == message
+
+
+@pytest.mark.parametrize(
     ("body", "path"),
     [('{"input": "abcd"}', "$.input"), ('{"input": ["abc", "\u00e9bcd"]}', "$.input[1]")],
 )

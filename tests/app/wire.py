@@ -186,6 +186,7 @@ class Side:
 
     def pass_time(self, seconds: float) -> None:
         self.shared.now += seconds
+        self.shared.idle = None
         for connection in list(self.shared.connections):
             connection.check()
 

@@ -72,9 +72,10 @@ class Limits:
     idle_seconds: float = 75.0
     """Keep-alive between requests: above the 60 s of common load balancers, which must be the first to close."""
     connections: int = 16_384
-    """Clients at a time; the next ones get spare connections."""
+    """Clients at a time; the next ones get spare connections, and the place of an idle client once they ask."""
     spare_connections: int = 1_024
-    """Connections beyond: vital requests are answered, others with 503; for one more the oldest is aborted."""
+    """Connections beyond: vital requests are answered, others with 503 unless a client is idle; for one more the
+    oldest is aborted."""
 
 
 class Core(Protocol):
@@ -115,8 +116,10 @@ class Shared:
         self.connections: set[Connection] = set()
         self.spare: dict[Connection, bool] = {}
         """Those of them beyond the limit, the oldest first, and whether it has asked for something."""
+        self.idle: list[Connection] | None = None
+        """Clients within the limit that are idle, the longest at the end; None until they are looked for in a tick."""
         self.refused = 0
-        """Connections that got a 503 for being beyond the limit, or were aborted."""
+        """Connections that got a 503 for being beyond the limit, or were ended in favour of others."""
         self.heads: dict[bytes, _Head] = {}
         """Parsed heads of whole requests, by their bytes."""
         self.body_bytes = 0
@@ -185,7 +188,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._transport = cast(asyncio.Transport, None)
         self._state = _OPEN
-        self._since = shared.now
+        self.since = shared.now
         """When the latest answer was given; in LINGERING, when that began."""
         self._incoming = _Incoming()
         self._whole = b""
@@ -483,18 +486,36 @@ class Connection(asyncio.Protocol):
     def _refuse_unless_vital(self, request: Request) -> Response | None:
         """Judge a request by its head; it is the connection's last, unless there is room for one more client by now."""
         shared = self._shared
-        if len(shared.connections) - len(shared.spare) < self._limits.connections:
+        vital = shared.core.vital(request)
+        if len(shared.connections) - len(shared.spare) < self._limits.connections or (
+            not vital and self._replace_idle()
+        ):
             self._stop_being_spare()
             return self._refuse(request)
         shared.spare[self] = True
         request.keep_alive = False
-        if shared.core.vital(request):
+        if vital:
             return shared.core.refuse(request)
         shared.refused += 1
         message = f"{self._limits.connections} clients are connected, which is the limit"
         return shared.core.problem(
             Problem(503, "too_many_connections", message, headers=(("retry-after", "1"),)), request
         )
+
+    def _replace_idle(self) -> bool:
+        """End the client that has been idle for longest, if one is. All are looked through once a tick at most."""
+        shared = self._shared
+        if shared.idle is None:
+            found = [each for each in shared.connections if each.idle and each not in shared.spare]
+            shared.idle = sorted(found, key=lambda each: each.since, reverse=True)
+        while shared.idle:
+            oldest = shared.idle.pop()
+            if oldest.idle:
+                shared.spare[oldest] = True  # until it is gone
+                shared.refused += 1
+                oldest.close_if_idle()
+                return True
+        return False
 
     # Answering.
 
@@ -534,7 +555,7 @@ class Connection(asyncio.Protocol):
         keep_alive = request.keep_alive and not response.close and not self._shared.draining
         self._release()
         self._write(response, request, keep_alive=keep_alive)
-        self._since = self._shared.now
+        self.since = self._shared.now
         if not keep_alive:
             self._half_close()
         elif self._queue or self._reading_paused:
@@ -578,14 +599,14 @@ class Connection(asyncio.Protocol):
     def _half_close(self) -> None:
         """End the server's side after what is written; the client is the first to close, if it is quick."""
         self._state = _LINGERING
-        self._since = self._shared.now
+        self.since = self._shared.now
         self._drop_unanswered()
         self._transport.resume_reading()
         self._transport.write_eof()
 
     def _close_now(self) -> None:
         self._state = _LINGERING
-        self._since = self._shared.now
+        self.since = self._shared.now
         self._transport.close()
 
     def _drop_unanswered(self) -> None:
@@ -602,6 +623,16 @@ class Connection(asyncio.Protocol):
         """Requests that have begun."""
         return len(self._queue) + (self._active is not None) + (self._incoming.since is not None)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is on the connection, and was not in this tick either: a request may still be on its way."""
+        return (
+            self._state is _OPEN
+            and self.since < self._shared.now
+            and not self.unanswered
+            and not self._transport.get_write_buffer_size()
+        )
+
     def close_if_idle(self) -> None:
         """Close the connection, unless a request is on it."""
         if self._state is _OPEN and not self.unanswered:
@@ -612,7 +643,7 @@ class Connection(asyncio.Protocol):
         now, limits = self._shared.now, self._limits
         if self._state is _LINGERING:
             patience = limits.read_seconds if self._transport.get_write_buffer_size() else _LINGER_SECONDS
-            if now - self._since > patience:
+            if now - self.since > patience:
                 self._transport.abort()
         elif self._blocked_since is not None:
             if now - self._blocked_since > limits.read_seconds:
@@ -621,7 +652,7 @@ class Connection(asyncio.Protocol):
             if now - self._incoming.since > limits.read_seconds and not self._reading_paused:
                 message = f"a request must arrive within {limits.read_seconds:g} seconds"
                 self._answer_and_close(self._problem(Problem(408, "too_slow", message)))
-        elif self._active is None and now - self._since > limits.idle_seconds:
+        elif self._active is None and now - self.since > limits.idle_seconds:
             self._close_now()
 
 

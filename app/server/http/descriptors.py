@@ -9,6 +9,7 @@ import contextlib
 import resource
 import sys
 
+from ..errors import StartError
 from .listener import BACKLOG
 
 _OWN_DESCRIPTORS = 64
@@ -18,12 +19,20 @@ _MIN_SPARE = 8
 
 
 def raise_limit() -> int:
-    """Raise the soft limit of open files to the hard one; return the limit that holds."""
+    """Raise the soft limit of open files to the hard one; return the limit that holds.
+
+    A StartError if it does not suffice for the server itself.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # macOS has a hard limit that it does not grant
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard
-    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+    limit = sys.maxsize if soft == resource.RLIM_INFINITY else soft
+    if limit < _OWN_DESCRIPTORS:
+        raise StartError(
+            f"the hard limit of open files (ulimit -Hn) is {limit}, and the server needs {_OWN_DESCRIPTORS} at least"
+        )
+    return limit
 
 
 def share_out(descriptors: int) -> tuple[int, int]:

@@ -106,4 +106,5 @@ class Transport:
 
     def _refresh(self) -> None:
         self._shared.now = asyncio.get_running_loop().time()
+        self._shared.idle = None
         self._shared.date = f"date: {formatdate(usegmt=True)}\r\n".encode()

@@ -134,6 +134,8 @@ class _Column:
         self._strings = tensor.datatype == "BYTES"
         self._image = tensor.image is not None
         self._what = f"{row_shape[0]} values" if len(row_shape) == 1 else f"values in the shape {row_shape}"
+        if -1 in row_shape:
+            self._what += ", where -1 is any size"
         if tensor.features:
             self._what += f" ({', '.join(tensor.features)})"
 
@@ -176,13 +178,20 @@ class _Column:
         """Raise the Problem of a wrong length. Where any size will do, `sizes` remembers the first: all must agree."""
         if depth == len(sizes):
             return
-        if sizes[depth] == -1:
+        size = sizes[depth]
+        if size == -1:
+            if not value:
+                raise Problem(422, "wrong_shape", "there must be at least one value here", path=path)
             if len(value) > self._max_size:
                 message = f"there may be {self._max_size} values here, got {len(value)}"
                 raise Problem(422, "wrong_shape", message, path=path)
-            sizes[depth] = max(len(value), 1)
-        if len(value) != sizes[depth]:
-            what = f"a row is {self._what}" if depth == 0 else f"here are {sizes[depth]} values"
+            sizes[depth] = len(value)
+        elif len(value) != size:
+            if self._shape[depth] == -1:
+                what = f"{'lists at this depth' if depth else 'all rows of one request'} must have the same length: "
+                what += f"the first has {size} values"
+            else:
+                what = f"here are {size} values" if depth else f"a row is {self._what}"
             raise Problem(422, "wrong_shape", f"{what}, got {len(value)}", path=path)
         for index, each in enumerate(value):
             if depth + 1 < len(sizes):
