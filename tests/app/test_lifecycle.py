@@ -209,7 +209,7 @@ def test_the_grace_period_bounds_the_wait(start_server: StartServer) -> None:
 
 
 def test_a_run_that_takes_longer_than_the_grace_period_is_given_up(start_slow_server: StartServer) -> None:
-    server = start_slow_server(1_000_000, GRACE_SECONDS="0.2")
+    server = start_slow_server(2_000_000, GRACE_SECONDS="0.2")
     with server.connect() as connection:
         connection.sendall(PREDICT)
         time.sleep(0.3)

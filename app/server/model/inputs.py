@@ -34,7 +34,7 @@ def held_bytes(tensors: Tensors) -> int:
     held = 0
     for array in tensors.values():
         held += array.nbytes
-        if array.dtype == object:
+        if array.dtype.hasobject:
             held += array.size * _TEXT_BYTES + sum(map(len, array.flat))
     return held
 
