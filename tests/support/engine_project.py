@@ -189,10 +189,12 @@ class Project:
 
 
 def isolated_environment(folder: Path, cli: Path) -> dict[str, str]:
-    """The user's environment without a cloud, a cluster or a Pulumi of theirs; all state is in `folder`."""
-    kept = {
-        key: value for key, value in os.environ.items() if not key.startswith(("PULUMI_", "AWS_", "KUBE", "PYTHON"))
-    }
+    """The user's environment without a cloud, a cluster or a Pulumi of theirs; all state is in `folder`.
+
+    Nor has it what `make test` itself was given: a stack, an answer, options.
+    """
+    others = ("PULUMI_", "AWS_", "KUBE", "PYTHON", "STACK", "YES", "MAKE", "MFLAGS")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(others)}
     return {
         **kept,
         "PATH": os.pathsep.join([str(folder / "bin"), str(cli), os.environ["PATH"]]),
