@@ -26,6 +26,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 
 @pytest.fixture
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture
 def start_server() -> Iterator[StartServer]:
     """`start_server(VARIABLE="value", ...)`; every one is stopped when the test ends."""
     started: list[Server] = []

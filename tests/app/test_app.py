@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -121,12 +121,6 @@ class Served:
     def predict(self, body: bytes = BODY, **headers: str) -> tuple[int, Any]:
         response = self.call("POST", "/predict", body, **headers)
         return response.status, json.loads(response.body)
-
-
-@pytest.fixture
-def runner() -> Iterator[asyncio.Runner]:
-    with asyncio.Runner() as runner:
-        yield runner
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,6 @@ STRANGERS += ["https://app.example.com:8443", "HTTPS://APP.EXAMPLE.COM", "null",
 ORIGINS = Origins({APP.encode(), OTHER.encode()})
 BEARER: dict[str, Any] = {"authorization": f"Bearer {KEY.decode()}"}
 READABLE = "allow, inference-header-content-length, retry-after, www-authenticate, x-request-id"
-
-
-@pytest.fixture
-def runner() -> Iterator[asyncio.Runner]:
-    with asyncio.Runner() as runner:
-        yield runner
 
 
 @pytest.fixture
