@@ -94,18 +94,17 @@ class Cluster(pulumi.ComponentResource):
         invoke_opts = pulumi.InvokeOutputOptions(parent=self)
         caller = aws.get_caller_identity_output(opts=invoke_opts)
         region = aws.get_region_output(opts=invoke_opts).region
-        return aws.kms.Key(
+        return kms.make_key(
             f"{self._name}-key",
-            description=f"Kubernetes secrets and control-plane logs of {self._prefix}",
-            enable_key_rotation=True,
-            deletion_window_in_days=30 if self._args.settings.protect else 7,
+            f"Kubernetes secrets and control-plane logs of {self._prefix}",
             policy=pulumi.Output.all(caller.arn, region).apply(
                 lambda known: kms.log_key_policy(
                     "ControlPlaneLogs", known[0], known[1], log_group_name(f"{self._prefix}-*")
                 )
             ),
             tags=self._tagged("cluster"),
-            opts=self._guarded,
+            protect=self._args.settings.protect,
+            parent=self,
         )
 
     def _logs(self, key: aws.kms.Key) -> aws.cloudwatch.LogGroup:

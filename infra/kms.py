@@ -1,9 +1,33 @@
-"""Key policies: pure."""
+"""KMS keys of the stack, made alike, and their policies, which are pure."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+
+import pulumi
+import pulumi_aws as aws
+
+
+def make_key(
+    name: str,
+    description: str,
+    *,
+    policy: pulumi.Output[str],
+    tags: Mapping[str, str],
+    protect: bool,
+    parent: pulumi.Resource,
+) -> aws.kms.Key:
+    """Make a key that is rotated; `protect` guards it, and leaves 30 days, not 7, to think its deletion over."""
+    return aws.kms.Key(
+        name,
+        description=description,
+        enable_key_rotation=True,
+        deletion_window_in_days=30 if protect else 7,
+        policy=policy,
+        tags=tags,
+        opts=pulumi.ResourceOptions(parent=parent, protect=protect),
+    )
 
 
 def key_policy(caller_arn: str, *others: Mapping[str, object]) -> str:

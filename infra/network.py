@@ -190,17 +190,16 @@ class Network(pulumi.ComponentResource):
         invoke_opts = pulumi.InvokeOutputOptions(parent=self)
         caller = aws.get_caller_identity_output(opts=invoke_opts)
         region = aws.get_region_output(opts=invoke_opts).region
-        key = aws.kms.Key(
+        key = kms.make_key(
             f"{name}-flow-logs-key",
-            description=f"Flow logs of {self._prefix}",
-            enable_key_rotation=True,
-            deletion_window_in_days=30 if settings.protect else 7,
+            f"Flow logs of {self._prefix}",
             policy=pulumi.Output.all(caller.arn, region).apply(
                 # A pattern, since Pulumi ends the group's name in random digits.
                 lambda known: kms.log_key_policy("FlowLogs", known[0], known[1], f"{name}-flow-logs-*")
             ),
             tags=self._named("flow-logs"),
-            opts=pulumi.ResourceOptions(parent=self, protect=settings.protect),
+            protect=settings.protect,
+            parent=self,
         )
         group = aws.cloudwatch.LogGroup(
             f"{name}-flow-logs",

@@ -40,15 +40,14 @@ class Registry(pulumi.ComponentResource):
         tags = {**args.tags, "Name": f"{prefix}-images"}
         invoke_opts = pulumi.InvokeOutputOptions(parent=self)
         guarded = pulumi.ResourceOptions(parent=self, protect=settings.protect)
-        key = aws.kms.Key(
+        key = kms.make_key(
             f"{name}-key",
-            description=f"Images of {prefix}",
-            enable_key_rotation=True,
-            deletion_window_in_days=30 if settings.protect else 7,
+            f"Images of {prefix}",
             # ECR's use is granted by whoever makes the repository.
             policy=aws.get_caller_identity_output(opts=invoke_opts).arn.apply(kms.key_policy),
             tags=tags,
-            opts=guarded,
+            protect=settings.protect,
+            parent=self,
         )
         repository = aws.ecr.Repository(
             f"{name}-repository",
