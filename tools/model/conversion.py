@@ -31,7 +31,13 @@ class Conversion:
     probe_expected: Tensors | None = None
     """The original's answers to them."""
     batching: Batching = field(default_factory=Batching)
-    format: Literal["onnx", "pt2"] = "onnx"
+    format: Literal["onnx", "pt2", "python"] = "onnx"
+    files: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    """Of format "python": the folder's files but model.json, by path; predictor.py is one, and `model` is empty."""
+    call: Literal["tensors", "batch", "row"] = "tensors"
+    """Of format "python": see server.model.manifest.PredictorCode."""
+    requirements: str = ""
+    """The requirements.txt of the folder's code."""
     labels: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     """Class names that the file itself has, by output."""
     notes: list[str] = field(default_factory=list[str])
@@ -42,11 +48,16 @@ class Conversion:
     def save(self, folder: Path) -> None:
         """Write everything, result.json last."""
         (folder / "model").write_bytes(self.model)
+        for name, content in self.files.items():
+            (folder / "files" / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "files" / name).write_bytes(content)
         npz.save(folder / "feed.npz", self.feed)
         for name in _OPTIONAL:
             if getattr(self, name) is not None:
                 npz.save(folder / f"{name}.npz", getattr(self, name))
-        members = {name: getattr(self, name) for name in ("format", "labels", "notes", "versions")}
+        members = {
+            name: getattr(self, name) for name in ("format", "call", "requirements", "labels", "notes", "versions")
+        }
         members |= {"inputs": [asdict(tensor) for tensor in self.inputs], "batching": asdict(self.batching)}
         (folder / "result.json").write_text(json.dumps(members))
 
@@ -56,10 +67,14 @@ class Conversion:
         members = json.loads((folder / "result.json").read_text())
         members["inputs"] = [Tensor.from_json(tensor) for tensor in members["inputs"]]
         members["batching"] = Batching(**members["batching"])
-        files = {name: folder / f"{name}.npz" for name in _OPTIONAL}
+        arrays = {name: folder / f"{name}.npz" for name in _OPTIONAL}
+        below = folder / "files"
         return Conversion(
             model=(folder / "model").read_bytes(),
+            files={
+                file.relative_to(below).as_posix(): file.read_bytes() for file in below.rglob("*") if file.is_file()
+            },
             feed=npz.load(folder / "feed.npz"),
-            **{name: npz.load(file) for name, file in files.items() if file.is_file()},
+            **{name: npz.load(file) for name, file in arrays.items() if file.is_file()},
             **members,
         )

@@ -18,6 +18,7 @@ Datatype = Literal[
     "FP32",
     "FP64",
     "BYTES",
+    "JSON",
 ]
 _NAMES: dict[Datatype, tuple[str, str]] = {
     "BOOL": ("bool", "bool"),
@@ -33,10 +34,11 @@ _NAMES: dict[Datatype, tuple[str, str]] = {
     "FP32": ("float32", "float"),
     "FP64": ("float64", "double"),
     "BYTES": ("object", "string"),
+    "JSON": ("object", ""),
 }
 NUMPY_NAMES: dict[Datatype, str] = {datatype: numpy for datatype, (numpy, _) in _NAMES.items()}
-"""Names of numpy dtypes; the elements of BYTES are str."""
-ONNX_TYPES: dict[Datatype, str] = {datatype: f"tensor({onnx})" for datatype, (_, onnx) in _NAMES.items()}
+"""Names of numpy dtypes; the elements of BYTES are str, those of JSON whatever JSON can say."""
+ONNX_TYPES: dict[Datatype, str] = {datatype: f"tensor({onnx})" for datatype, (_, onnx) in _NAMES.items() if onnx}
 """Tensor types as ONNX Runtime writes them."""
 FLOATS = frozenset(datatype for datatype in _NAMES if datatype.startswith("FP"))
 INTEGERS = frozenset(datatype for datatype in _NAMES if "INT" in datatype)

@@ -43,6 +43,8 @@ class Tensor(msgspec.Struct, frozen=True, kw_only=True):
     datatype: Datatype
     shape: list[int]
     """The model's own shape: the rows of a batch come first, unless batching is "none"; -1 is any size."""
+    json_schema: dict[str, Any] = {}
+    """Schema of a row's value, where the datatype is JSON; empty: any value."""
 
 
 class Input(Tensor, frozen=True, kw_only=True):
@@ -104,12 +106,25 @@ class Hooks(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
 
 
+class PredictorCode(msgspec.Struct, frozen=True, kw_only=True):
+    """The author's code of format "python": how it is called, and the digests without which it does not run."""
+
+    entry: str = "Predictor"
+    """Class or function of predictor.py."""
+    call: Literal["tensors", "batch", "row"]
+    """Arguments: all tensors in one dict; a list or an array for each input; one row's value for each input."""
+    streams: bool = False
+    """Whether it yields a row's answer piece by piece."""
+    sha256: dict[str, str]
+    """Of each Python file in the model folder, by its path there."""
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The whole of model.json. Unknown members are the author's own and ignored."""
 
     name: str
     version: str
-    format: Literal["onnx", "pt2"] = "onnx"
+    format: Literal["onnx", "pt2", "python"] = "onnx"
     batching: Batching = "dynamic"
     """Rows per run: any number (dynamic), always the same (fixed), or one without a batch dimension (none)."""
     inputs: list[Input]
@@ -117,6 +132,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     example: msgspec.Raw
     """Body for POST /predict that the model can answer."""
     hooks: Hooks | None = None
+    predictor: PredictorCode | None = None
     profile: Profile | None = None
 
     def row_shape(self, tensor: Tensor) -> list[int]:
@@ -219,6 +235,8 @@ def check_hooks(manifest: Manifest, code: bytes) -> None:
 def _check(manifest: Manifest) -> None:
     if not manifest.name or not manifest.version:
         raise ValueError("name and version must not be empty")
+    if (manifest.format == "python") != (manifest.predictor is not None):
+        raise ValueError('predictor says how the code of format "python" is called, and is for that format alone')
     for kind, tensors in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
         names = [tensor.name for tensor in tensors]
         if not names or "" in names or len(set(names)) < len(names):

@@ -18,7 +18,7 @@ Tensors: TypeAlias = dict[str, Array]
 """By name; the same number of rows in each."""
 
 DTYPES: dict[Datatype, np.dtype[Any]] = {datatype: np.dtype(name) for datatype, name in NUMPY_NAMES.items()}
-"""By datatype of the Open Inference Protocol; the elements of BYTES are str."""
+"""By datatype of the Open Inference Protocol; the elements of BYTES are str, of JSON any."""
 
 
 def fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
