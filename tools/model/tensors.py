@@ -11,7 +11,7 @@ import numpy as np
 from server.model.tensors import DTYPES, Array
 
 Tensors: TypeAlias = dict[str, Array]
-"""Arrays by name; rows along the first axis. Strings are numpy's own (`U`), never objects."""
+"""Arrays by name; rows along the first axis. Strings are numpy's own (`U`), unless some are None; objects are JSON."""
 
 DATATYPES: dict[str, np.dtype[Any]] = {**DTYPES, "BYTES": np.dtype(np.str_)}
 """The element type of each datatype of the Open Inference Protocol; BYTES are strings here."""
@@ -27,6 +27,10 @@ class Tensor:
     """-1 is any size, () is one value a row."""
     features: list[str] = field(default_factory=list[str])
     nullable: bool = False
+    json_schema: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Of a row's value, where the datatype is JSON."""
+    image: dict[str, Any] | None = None
+    """Members of the input's `image`, where the model's own code says that it takes pictures."""
 
     @staticmethod
     def from_json(members: Mapping[str, Any]) -> Tensor:
