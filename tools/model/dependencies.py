@@ -54,9 +54,9 @@ class _Line:
 def lock_requirements(requirements: str, *, what: str, folder: Path | None = None) -> bytes:
     """Resolve `requirements`, the text of requirements.txt, together with the server's packages; return the lock file.
 
-    `what` begins each message, such as the path of the model folder. Files that the text names by `-r` and `-c` are read below
-    `folder`. The lock holds for every system and for Python 3.11 and later, with one version of a package on all of
-    them where there is one. Raises `ModelError` with the line at fault, and the resolver's own reason.
+    `what` begins each message, such as the path of the model folder. Files that the text names by `-r` and `-c` are
+    read below `folder`. The lock holds for every system and for Python 3.11 and later, with one version of a package
+    on all of them where there is one. Raises `ModelError` with the line at fault, and the resolver's own reason.
     """
     files = dict(_read(requirements, what, folder))
     options = [line for lines in files.values() for line in lines if line.text.startswith("-")]
