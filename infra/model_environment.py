@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Generator
@@ -46,12 +47,16 @@ def ensure(server_lock: Path, model_lock_file: Path, say: Callable[[str], object
             say(
                 f"Python: installing the model's {text.count('==')} locked packages, which takes minutes for large ones"
             )
-            _run("venv", "--clear", f"--python={sys.executable}", str(home))
-            (home / "requirements.lock").write_text(text)
-            _run(
-                "pip", "sync", f"--python={python}", "--require-hashes", "--only-binary=:all:",
-                "--index-strategy=unsafe-best-match", str(home / "requirements.lock"),
-            )  # fmt: skip  # any index will do, because the hashes say which file it must be
+            try:
+                _run("venv", "--clear", f"--python={sys.executable}", str(home))
+                (home / "requirements.lock").write_text(text)
+                _run(
+                    "pip", "sync", f"--python={python}", "--require-hashes", "--only-binary=:all:",
+                    "--index-strategy=unsafe-best-match", str(home / "requirements.lock"),
+                )  # fmt: skip  # any index will do, because the hashes say which file it must be
+            except BaseException:
+                shutil.rmtree(home, ignore_errors=True)
+                raise
             complete.touch()
     return python
 

@@ -58,7 +58,7 @@ def test_another_lock_is_another_environment(tmp_path: Path, locks: Locks) -> No
     assert model_environment.place(*locks(one, two)) == model_environment.place(*locks(two, two))
 
 
-def test_a_package_without_a_build_for_this_machine_is_named_and_made_later(tmp_path: Path, locks: Locks) -> None:
+def test_a_package_without_a_build_for_this_machine_is_named_and_leaves_nothing(tmp_path: Path, locks: Locks) -> None:
     elsewhere = wheel(tmp_path / "wheels", "elsewhere", "1", {}, tag="cp27-cp27m-win32")
     files = locks(package(tmp_path, "shared", "1"), elsewhere)
     for _ in range(2):  # nothing that was left half made is taken for whole
