@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 LOCK = "requirements.lock"
 REQUIREMENTS = "requirements.txt"
@@ -33,10 +33,10 @@ class Pin:
 class Lock:
     """A lock file, read."""
 
-    pins: tuple[Pin, ...]
-    indexes: tuple[str, ...]
+    pins: tuple[Pin, ...] = ()
+    indexes: tuple[str, ...] = ()
     """Options that name an index, such as `--extra-index-url https://...`."""
-    sources: dict[str, str]
+    sources: dict[str, str] = field(default_factory=dict[str, str])
     """Digest by `digest_of` of each file that it was made of, by path in the model folder."""
 
 
