@@ -27,6 +27,8 @@ class Tensor:
     """-1 is any size, () is one value a row."""
     features: list[str] = field(default_factory=list[str])
     nullable: bool = False
+    max_size: int | None = None
+    """Largest size of its free axes that the model was seen to take, where it fails on larger ones."""
 
     @staticmethod
     def from_json(members: Mapping[str, Any]) -> Tensor:
