@@ -83,7 +83,7 @@ class PredictorSession:
                 name=output["name"],
                 datatype=output["datatype"],
                 row_shape=tuple(output["row_shape"]),
-                json_schema=output["json_schema"],
+                members={"json_schema": output["json_schema"]} if output["json_schema"] else {},
             )
             for output in self._outputs
             if output["name"] in answers

@@ -7,7 +7,6 @@ before it say how far a task is. What the code itself prints goes to stderr.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import os
@@ -28,6 +27,7 @@ from PIL import Image
 
 from server.errors import StartError
 from server.model import signature
+from server.model.author_code import digests, load_predictor
 from server.model.loaded_model import load_model
 from server.predictor import warm_up
 from tools.model import npz
@@ -58,8 +58,7 @@ class _Code:
     """What predictor.py defines, ready to be called."""
 
     def __init__(self, folder: Path) -> None:
-        sys.path.insert(0, str(folder))
-        self.module = importlib.import_module("predictor")
+        self.module = load_predictor(folder, digests(folder))
         self.entry = signature.find_entry(self.module)
         made = getattr(self.module, self.entry)
         self.signature = signature.read_signature(made)
@@ -170,6 +169,7 @@ def _members(slot: signature.Slot) -> dict[str, Any]:
         "row_shape": slot.row_shape,
         "nullable": slot.nullable,
         "picture": slot.picture,
+        "array": slot.as_array,
         "json_schema": slot.json_schema,
     }
     return members if slot.default is UNSET else members | {"default": slot.default}
@@ -213,6 +213,8 @@ def _explain(error: BaseException, folder: Path) -> str:
     ]
     if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_relative_to(folder):
         inside.append((error.filename, error.lineno))
+    if isinstance(error, StartError | signature.SignatureError | signature.AnswerError | signature.InputError):
+        return str(error).replace(f"{folder}/", "")
     where = ""
     if inside:
         file, line = inside[-1]
@@ -249,7 +251,8 @@ def main(folder: Path, scratch: Path) -> None:
             tasks[name](scratch / number)
             done = True
         except BaseException as error:  # noqa: BLE001  # also what ends a process: it is told to whoever packages
-            (scratch / number).with_suffix(".error").write_text(_explain(error, folder))
+            raised = error.__context__ if isinstance(error, StartError) and error.__context__ else error
+            (scratch / number).with_suffix(".error").write_text(_explain(raised, folder))
             done = False
         print("done" if done else "failed", file=answers, flush=True)
 

@@ -27,10 +27,10 @@ class Tensor:
     """-1 is any size, () is one value a row."""
     features: list[str] = field(default_factory=list[str])
     nullable: bool = False
-    json_schema: dict[str, Any] = field(default_factory=dict[str, Any])
-    """Of a row's value, where the datatype is JSON."""
-    image: dict[str, Any] | None = None
-    """Members of the input's `image`, where the model's own code says that it takes pictures."""
+    max_size: int | None = None
+    """Largest size of its free axes that the model was seen to take, where it fails on larger ones."""
+    members: dict[str, Any] = field(default_factory=dict[str, Any])
+    """What model.json says of it besides, where the model's own code tells: `json_schema`, `default`, `image`."""
 
     @staticmethod
     def from_json(members: Mapping[str, Any]) -> Tensor:
