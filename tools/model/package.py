@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,15 @@ from server.model.manifest import read_manifest
 from server.model.pt2_file import read_archive
 from server.predictor import warm_up
 from tools import environment
-from tools.model import compare, folder, training_data
+from tools.model import compare, folder, predictor_folder, predictor_package, training_data
 from tools.model.conversion import Conversion
 from tools.model.converters import CONVERTERS
 from tools.model.errors import ModelError
 from tools.model.formats import Format, detect
 from tools.model.manifest import describe
 from tools.model.onnx_session import OnnxSession
+from tools.model.predictor_folder import file_digest
+from tools.model.source_folder import model_of
 from tools.model.settings import Settings
 from tools.model.tensors import Tensor, Tensors, datatype_of
 
@@ -55,22 +57,52 @@ class Package:
     conversion: Conversion
     manifest: dict[str, Any]
     notes: list[str]
+    predictor: predictor_package.Predictor | None = None
+    """Of format "python"."""
 
 
 def package(settings: Settings) -> Package:
     """Write the folder; a ModelError says why there is none."""
-    digest = hashlib.sha256(settings.source.read_bytes()).hexdigest()
+    settings = replace(settings, source=model_of(settings.source))
+    found = detect(settings.source)
+    digest = _digest(settings.source)
     if settings.sha256 and settings.sha256 != digest:
         raise ModelError(f"--sha256 is not that of {settings.source}, which has {digest}")
-    found = detect(settings.source)
     _check(settings, found, digest)
-    folder.check_replaceable(settings.folder, replace=settings.replace, hooks=settings.hooks is not None)
+    if settings.folder != settings.source:
+        _check_folder(settings)
     table = None
     if settings.data:
         table = training_data.read(settings.data, features=settings.features, target=settings.target)
-    conversion = convert(settings, found, table)
+    conversion = predictor_package.read(settings) if found is Format.PREDICTOR else convert(settings, found, table)
     source = {"file": settings.source.name, "format": found.value, "sha256": digest, "packages": conversion.versions}
+    if conversion.format == "python":
+        return _written(settings, predictor_package.write(settings, table, conversion, source))
     return _write(settings, table, conversion, source)
+
+
+def _written(settings: Settings, made: predictor_package.Predictor) -> Package:
+    return Package(
+        settings=settings,
+        conversion=made.conversion,
+        manifest=made.manifest,
+        notes=[*made.notes, *_infinite(made.answers)],
+        predictor=made,
+    )
+
+
+def _digest(source: Path) -> str:
+    """SHA-256 of the model: of a folder, over its files."""
+    return predictor_folder.digest(predictor_folder.files(source)) if source.is_dir() else file_digest(source)
+
+
+def _check_folder(settings: Settings) -> None:
+    if settings.source.is_dir() and settings.folder.is_relative_to(settings.source):
+        raise ModelError(f"--to {settings.folder} lies in the model's own folder: name one elsewhere")
+    given = {"hooks.py": settings.hooks, "requirements.txt": settings.requirements}
+    folder.check_replaceable(
+        settings.folder, replace=settings.replace, given=frozenset(name for name, file in given.items() if file)
+    )
 
 
 def _check(settings: Settings, found: Format, digest: str) -> None:
@@ -155,9 +187,13 @@ def _write(
     if settings.hooks:
         files["hooks.py"] = settings.hooks.read_bytes()
         manifest["hooks"] = {"sha256": hashlib.sha256(files["hooks.py"]).hexdigest()}
+    if settings.requirements:
+        files["requirements.txt"] = settings.requirements.read_bytes()
     manifest["source"] = source
     files["model.json"] = (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()
-    folder.write(settings.folder, files, _approve)
+    with folder.written(settings.folder) as new:
+        folder.fill(new, files)
+        _approve(new)
     notes = [*conversion.notes, *_infinite(answers)]
     return Package(settings=settings, conversion=conversion, manifest=manifest, notes=notes)
 
@@ -180,6 +216,9 @@ def _compare(
 
 def _approve(new: Path) -> None:
     """Have the server load the model and answer its example; of a .pt2, which needs PyTorch, read the manifest."""
+    if (new / "requirements.txt").is_file():
+        predictor_package.approve(new, predictor_package.ready(new, "hooks.py"), "hooks.py")
+        return
     try:
         if read_manifest(new / "model.json").format == "onnx":
             warm_up(load_model(new))

@@ -264,7 +264,9 @@ def _made_up(tensor: Tensor, slot: dict[str, Any]) -> Any:
         return choices[0]
     value: Any = {"U": "text", "b": False}.get(tensor.dtype.kind, 0)
     for size in reversed(tensor.row_shape):
-        value = [value] * (1 if size == -1 and tensor.datatype == "BYTES" else training_data.ANY_SIZE if size == -1 else size)
+        value = [value] * (
+            1 if size == -1 and tensor.datatype == "BYTES" else training_data.ANY_SIZE if size == -1 else size
+        )
     return value
 
 
@@ -303,9 +305,7 @@ def _of_schema(schema: dict[str, Any], definitions: dict[str, Any]) -> Any:
             return None
 
 
-def _chosen(
-    example: dict[str, Any] | None, inputs: list[Tensor], feed: Tensors, folder: Path
-) -> dict[str, Any]:
+def _chosen(example: dict[str, Any] | None, inputs: list[Tensor], feed: Tensors, folder: Path) -> dict[str, Any]:
     """The example request: as it was given, else the first row that lacks nothing."""
     pictures = {tensor.name for tensor in inputs if "image" in tensor.members}
     if example is not None and not pictures:

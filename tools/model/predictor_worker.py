@@ -228,7 +228,9 @@ def _advice(error: BaseException, folder: Path) -> str:
         package = error.name.partition(".")[0]
         return f"\n  add the package to requirements.txt: {_INSTALLED_AS.get(package, package)}"
     if isinstance(error, FileNotFoundError) and error.filename and (folder / str(error.filename)).exists():
-        return "\n  the server runs elsewhere: open it by Path(__file__).parent, or by the `folder` that __init__ may take"
+        return (
+            "\n  the server runs elsewhere: open it by Path(__file__).parent, or by the `folder` that __init__ may take"
+        )
     return ""
 
 

@@ -80,7 +80,9 @@ def parse(arguments: Sequence[str], here: Path) -> Settings:
         reader.mistakes.append(f"unrecognized argument: {argument}" + (f"; did you mean --{near[0]}?" if near else ""))
     members: dict[str, Any] = vars(found)
     if found.source == "":
-        reader.mistakes.append("MODEL is missing: name the model file, path/to/model.pth, or the folder with predictor.py")
+        reader.mistakes.append(
+            "MODEL is missing: name the model file, path/to/model.pth, or the folder with predictor.py"
+        )
     if members["target"] and not members["data"]:
         reader.mistakes.append("--target names columns of --data, but there is no --data")
     if reader.mistakes:
