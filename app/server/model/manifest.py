@@ -256,6 +256,8 @@ def _check(manifest: Manifest) -> None:
         raise ValueError("name and version must not be empty")
     if (manifest.format == "python") != (manifest.predictor is not None):
         raise ValueError('predictor says how the code of format "python" is called, and is for that format alone')
+    if manifest.predictor:
+        _check_predictor(manifest, manifest.predictor)
     for kind, tensors in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
         names = [tensor.name for tensor in tensors]
         if not names or "" in names or len(set(names)) < len(names):
@@ -269,6 +271,15 @@ def _check(manifest: Manifest) -> None:
         _check_output(tensor, manifest.row_shape(tensor))
     if manifest.profile:
         _check_profile(manifest, manifest.profile)
+
+
+def _check_predictor(manifest: Manifest, predictor: PredictorCode) -> None:
+    if manifest.batching != "dynamic":
+        raise ValueError(f'format "python" takes any number of rows: its batching is dynamic, not {manifest.batching}')
+    if manifest.hooks:
+        raise ValueError('format "python" has no hooks: what they would do is for predictor.py')
+    if predictor.streams and (predictor.call == "tensors" or len(manifest.outputs) != 1):
+        raise ValueError("a predictor that streams is called by row or batch, and has one output")
 
 
 def _check_keys(names: list[str]) -> None:
