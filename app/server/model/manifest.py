@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, cast
 
@@ -231,24 +230,6 @@ def check_hooks(manifest: Manifest, code: bytes) -> None:
         raise ValueError(
             f"is not the file that model.json declares: its SHA-256 is {digest}, not {manifest.hooks.sha256}"
         )
-
-
-def check_predictor(manifest: Manifest, files: Mapping[str, bytes]) -> None:
-    """Raise a ValueError unless the manifest declares exactly `files`, the folder's Python files by path."""
-    declared = {} if manifest.predictor is None else manifest.predictor.sha256
-    for name in sorted(declared.keys() | files.keys()):
-        if name not in files:
-            raise ValueError(f"{name} does not exist, and model.json declares it")
-        if name not in declared:
-            raise ValueError(
-                f"{name} is code that model.json does not declare, so it does not run: "
-                "package the model again with `make model`, which writes its digest, or remove the file"
-            )
-        digest = hashlib.sha256(files[name]).hexdigest()
-        if digest != declared[name].lower():
-            raise ValueError(
-                f"{name} is not the file that model.json declares: its SHA-256 is {digest}, not {declared[name]}"
-            )
 
 
 def _check(manifest: Manifest) -> None:
