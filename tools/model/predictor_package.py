@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from tools.model.predictor_session import PredictorSession
 from tools.model.settings import Settings
 from tools.model.tensors import Tensors, row_count
 from tools.model.training_data import Table
+from tools.model.waiting import waiting
 
 ROOT = Path(__file__).resolve().parents[2]
 _SERVER_LOCK = "app/requirements.lock"
@@ -62,6 +62,9 @@ def read(settings: Settings) -> Conversion:
 
 def write(settings: Settings, table: Table | None, conversion: Conversion, source: dict[str, Any]) -> Predictor:
     """Write the folder whole, and only when the server has answered its example; ModelError says why it is not."""
+    if settings.hooks or settings.requirements:
+        name = "--hooks" if settings.hooks else "--requirements"
+        raise ModelError(f"{name} is for a model that is ONNX; this one is Python code, which has its own of both")
     in_place = settings.folder == settings.source
     if in_place:
         predictor_folder.check_complete(settings.folder)
@@ -74,7 +77,7 @@ def write(settings: Settings, table: Table | None, conversion: Conversion, sourc
         with PredictorSession(new, python, what=what) as session:
             made = _run(settings, table, conversion, session, new, source)
         made.manifest["source"] = source | ({} if in_place else {"files": sorted(_files(new))})
-        (new / "model.json").write_text(json.dumps(made.manifest, indent=2, ensure_ascii=False) + "\n")
+        folder.describe(new, made.manifest)
         approve(new, python, what)
     return made
 
@@ -92,9 +95,9 @@ def ready(new: Path, what: str) -> Path:
     requirements, lock = new / model_lock.REQUIREMENTS, new / model_lock.LOCK
     if not requirements.is_file():
         return environment.separate(ROOT, _SERVER_LOCK) / "python"
-    say(f"{what}: locking the packages of requirements.txt")
     text = requirements.read_text(encoding="utf-8")
-    lock.write_bytes(dependencies.lock_requirements(text, what=what, folder=new))
+    with waiting(f"{what}: locking the packages of requirements.txt"):
+        lock.write_bytes(dependencies.lock_requirements(text, what=what, folder=new))
     try:
         return model_environment.ensure(ROOT / _SERVER_LOCK, lock, say=lambda message: say(_without(message, new)))
     except model_environment.ModelEnvironmentError as error:

@@ -252,7 +252,7 @@ def main(folder: Path, scratch: Path) -> None:
         try:
             tasks[name](scratch / number)
             done = True
-        except BaseException as error:  # noqa: BLE001  # also what ends a process: it is told to whoever packages
+        except BaseException as error:  # also what ends a process: it is told to whoever packages
             raised = error.__context__ if isinstance(error, StartError) and error.__context__ else error
             (scratch / number).with_suffix(".error").write_text(_explain(raised, folder))
             done = False
