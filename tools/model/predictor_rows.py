@@ -333,6 +333,7 @@ def _plain(value: Any) -> Any:
         return [_plain(each) for each in cast(Array, value)]
     if not isinstance(value, np.generic):
         return value
-    if value.dtype.kind == "f":
-        return None if np.isnan(value) else float(str(value))  # with no more digits than its own type holds
-    return value.item()
+    number: Any = value.item()
+    if isinstance(number, float):
+        return None if np.isnan(number) else float(str(cast(Any, value)))  # no more digits than its own type holds
+    return number
