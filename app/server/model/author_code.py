@@ -120,7 +120,11 @@ class _Finder(importlib.abc.MetaPathFinder):
         }
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None, /
+        self,
+        fullname: str,
+        path: Sequence[str] | None,
+        target: ModuleType | None = None,  # noqa: ARG002  # importlib's
+        /,
     ) -> importlib.machinery.ModuleSpec | None:
         """Return the spec of a declared file, or of a folder with one."""
         name = fullname.replace(".", "/")
@@ -155,5 +159,5 @@ class _Loader(importlib.machinery.SourceFileLoader):
         super().__init__(fullname, path)
         self._content = content
 
-    def get_code(self, fullname: str) -> CodeType:
+    def get_code(self, fullname: str) -> CodeType:  # noqa: ARG002  # importlib's
         return compile(self._content, self.path, "exec", dont_inherit=True)
