@@ -202,6 +202,7 @@ def convert(settings: Settings, found: Format, table: training_data.Table | None
 def _write(
     settings: Settings, table: training_data.Table | None, conversion: Conversion, source: dict[str, Any]
 ) -> Package:
+    run = None
     if conversion.format == "pt2" and conversion.expected is not None:
         answers = conversion.expected
         outputs = [
@@ -210,13 +211,14 @@ def _write(
         ]
     else:
         session = OnnxSession(conversion)
+        run = session.run
         answers = session.run(conversion.feed)
         outputs = session.outputs(answers)
         difference = _compare(settings, conversion, session, answers)
         if difference:
             source["compared_rows"] = difference.rows
             source["largest_difference"] = {"absolute": difference.absolute, "relative": difference.relative}
-    manifest = describe(settings, conversion, outputs, answers, table)
+    manifest = describe(settings, conversion, outputs, answers, table, run)
     files: dict[str, bytes | Path] = {f"model.{conversion.format}": conversion.model}
     if settings.hooks:
         files["hooks.py"] = hooks = settings.hooks.read_bytes()

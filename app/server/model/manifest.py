@@ -17,6 +17,8 @@ from .datatypes import FLOATS, INTEGERS, Datatype
 Batching = Literal["dynamic", "fixed", "none"]
 DEFAULT_MAX_SIZE = 2048
 DEFAULT_MAX_CHARACTERS = 2**16
+MAX_SHOWN_EXAMPLE_BYTES = 3072
+"""A longer example is not repeated in the metadata and the API's description."""
 ESCAPED = re.compile(r'["\\\x00-\x1f]')
 """Characters that JSON must escape in a key, or may not have there."""
 
@@ -140,6 +142,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     def row_shape(self, tensor: Tensor) -> list[int]:
         """Shape of a tensor's row, without the batch dimension."""
         return tensor.shape if self.batching == "none" else tensor.shape[1:]
+
+    @property
+    def shown_example(self) -> msgspec.Raw | None:
+        """The example without blanks, for people to read; None when it is too long for that."""
+        compact = msgspec.json.format(bytes(self.example), indent=-1)
+        return msgspec.Raw(compact) if len(compact) <= MAX_SHOWN_EXAMPLE_BYTES else None
 
     @property
     def sizes_vary(self) -> bool:
