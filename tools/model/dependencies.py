@@ -81,8 +81,9 @@ def notes(lock: bytes) -> list[str]:
     if "torch" in pins and "+" not in pins["torch"].version and any(map(_CUDA.match, pins)):
         found.append(
             "requirements.txt brings PyTorch's builds for CUDA, about 5 GB in the image, and the server here runs on"
-            " the CPU.\n  For its builds for CPUs, a tenth of that, name the index that has them"
-            " (pytorch.org/get-started does) on a\n  line of requirements.txt, `--extra-index-url <address>`, and package the model again"
+            " the CPU.\n"
+            "  For its builds for CPUs, a tenth of that, name the index that has them (pytorch.org/get-started does) on\n"
+            "  a line of requirements.txt, `--extra-index-url <address>`, and package the model again"
         )
     return found
 
