@@ -20,7 +20,7 @@ import numpy as np
 from tools.model import compare, training_data
 from tools.model.conversion import COMPARED_ROWS, Conversion
 from tools.model.converters import sklearn_types
-from tools.model.converters.onnx import remove_zipmaps, share_row_symbol
+from tools.model.converters.onnx_graph import remove_zipmaps, share_row_symbol
 from tools.model.errors import ModelError, explained, named
 from tools.model.onnx_session import OnnxSession
 from tools.model.predictors import scikit_learn as predictor
