@@ -26,6 +26,7 @@ class Format(Enum):
     SKOPS = "scikit-learn (skops)"
     XGBOOST = "XGBoost"
     LIGHTGBM = "LightGBM"
+    CATBOOST = "CatBoost"
     PREDICTOR = "Python code (predictor.py)"
 
 
@@ -38,8 +39,7 @@ _PICKLE = (
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x78\x01", b"\x78\x9c", b"\x78\xda", b"\x78\x5e")
 _OTHERS = (
     (b"\x89HDF", "is HDF5 (Keras): save it as ONNX: model.export('model.onnx', format='onnx')"),
-    (b"CBM1", "is CatBoost's own: save it as ONNX: model.save_model('model.onnx', format='onnx')"),
-    (b"binf", "is XGBoost's old binary format: model.save_model('model.json')"),
+    (b"binf", "is XGBoost's old binary format: model.save_model('model.json') in XGBoost 2 or before, which reads it"),
     (b"\x93NUMPY", "holds an array, not a model: such a file can be --data, as .npz"),
     (b"GGUF", "is a GGUF language model, which this server is not for"),
 )
@@ -73,13 +73,15 @@ def detect(path: Path) -> Format:
         if b"learner" in head:
             return Format.XGBOOST
         raise ModelError(f"{path} looks like JSON, but not like a model that XGBoost saved")
+    if head.startswith(b"CBM1"):
+        return Format.CATBOOST
     if head.startswith((b"tree\nversion=", b"tree\r\nversion=")):
         return Format.LIGHTGBM
     if _is_pickle(path, head):
         raise ModelError(f"{path} {_PICKLE}")
     if head.startswith(b"\x08") and _is_onnx(path):
         return Format.ONNX
-    known = ".onnx, .pth/.pt, .safetensors, .pt2, .skops, XGBoost's .json/.ubj, LightGBM's .txt"
+    known = ".onnx, .pth/.pt, .safetensors, .pt2, .skops, XGBoost's .json/.ubj, LightGBM's .txt, .cbm"
     raise ModelError(f"{path} is no model that is known here: {known}")
 
 
