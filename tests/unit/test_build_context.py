@@ -386,7 +386,7 @@ REFUSALS: dict[str, tuple[Callable[[Sources], object], str, str]] = {
     "declared code that is not there": (
         lambda s: (own_code(s), (s.model / "parts/net.py").unlink()),
         "else",
-        "parts/net.py does not exist",
+        "parts/net.py is missing, which model.json declares",
     ),
     "declared code that has changed": (
         lambda s: (own_code(s), (s.model / "parts/net.py").write_text(NET + "#")),

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from tools.model.errors import ModelError
+from tools.model.errors import ConversionError, ModelError
 from tools.model.tensors import Array, Tensors, row_count
 
 _MIN_RELATIVE = 1e-3
@@ -39,15 +39,17 @@ class Difference:
 
 
 def difference(expected: Tensors, actual: Tensors, tolerance: float) -> Difference:
-    """Measure it; ModelError when a value differs by more than `tolerance`, abs + relative, or a class at all."""
+    """Measure it; ConversionError when a value differs by more than `tolerance`, abs + relative, or a class at all."""
     found = Difference(rows=row_count(expected))
     for name, wanted in expected.items():
         if name not in actual:
-            raise ModelError(f"the converted model has no output {name}; it has {', '.join(actual)}")
+            raise ConversionError(f"the converted model has no output {name}; it has {', '.join(actual)}")
         given = actual[name][: found.rows]
         if given.shape != wanted.shape:
             if given.size != wanted.size:
-                raise ModelError(f"output {name}: the original gives {wanted.shape}, the converted model {given.shape}")
+                raise ConversionError(
+                    f"output {name}: the original gives {wanted.shape}, the converted model {given.shape}"
+                )
             given = given.reshape(wanted.shape)
         if wanted.dtype.kind != "f":
             _check_equal(name, wanted, given)
@@ -59,7 +61,7 @@ def difference(expected: Tensors, actual: Tensors, tolerance: float) -> Differen
 def _check_equal(name: str, wanted: Array, given: Array) -> None:
     different = int((wanted != given.astype(wanted.dtype)).reshape(len(wanted), -1).any(axis=1).sum())
     if different:
-        raise ModelError(
+        raise ConversionError(
             f"output {name}: the converted model says something else than the original in {different} of {len(wanted)}"
             " rows"
         )
@@ -76,7 +78,7 @@ def _measure(name: str, wanted: Array, given: Array, tolerance: float) -> Differ
     beyond = distance > tolerance * (1 + np.where(np.isfinite(size), size, 0.0))
     if beyond.any():
         rows = int(beyond.reshape(len(wanted), -1).any(axis=1).sum())
-        raise ModelError(
+        raise ConversionError(
             f"output {name}: the converted model differs from the original by up to {float(distance.max()):.3g}"
             f" in {rows} of {len(wanted)} rows, more than --tolerance {tolerance:g} allows"
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Generator, Mapping
@@ -14,7 +13,12 @@ from typing import Any, cast
 
 from tools.model.errors import ModelError
 
-_FILES = frozenset({"model.json", "model.onnx", "model.pt2", "hooks.py", "requirements.txt", "requirements.lock"})
+EXAMPLE_FILE = "example.json"
+MAX_INLINE_BYTES = 4096
+"""Of an example in a command; a longer one is a file of its own besides."""
+_FILES = frozenset(
+    {"model.json", "model.onnx", "model.pt2", "hooks.py", "requirements.txt", "requirements.lock", EXAMPLE_FILE}
+)
 _AUTHORS = {"hooks.py": "--hooks", "requirements.txt": "--requirements"}
 """Files that the user may have written, and the option that names them."""
 
@@ -29,8 +33,8 @@ def check_replaceable(folder: Path, *, replace: bool, given: frozenset[str]) -> 
     if not folder.is_dir():
         raise ModelError(f"--to {folder} is a file; name a folder")
     description = _description(folder / "model.json")
-    source = description.get("source")
-    ours = _FILES | set(source.get("files", ()) if isinstance(source, dict) else ())
+    source: Any = description.get("source")
+    ours = _FILES | set(cast("dict[str, Any]", source).get("files", ()) if isinstance(source, dict) else ())
     files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if not file.is_dir()}
     lost = sorted(name for name in files if name not in ours and "__pycache__" not in name)
     if lost:
@@ -91,11 +95,19 @@ def completed(folder: Path) -> Generator[Path]:
         new = Path(scratch, "new")
         new.mkdir()
         yield new
-        for name in ("requirements.lock", "model.json"):  # the description last: it declares the rest
+        for name in (EXAMPLE_FILE, "requirements.lock", "model.json"):  # the description last: it declares the rest
             if (new / name).exists():
-                os.replace(new / name, folder / name)
+                (new / name).replace(folder / name)
             else:
                 (folder / name).unlink(missing_ok=True)
+
+
+def describe(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write model.json, and its example as a file where it is too long for a command."""
+    (folder / "model.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    example = json.dumps(manifest["example"], ensure_ascii=False).encode()
+    if len(example) > MAX_INLINE_BYTES:
+        (folder / EXAMPLE_FILE).write_bytes(example)
 
 
 def fill(folder: Path, files: Mapping[str, bytes | Path]) -> None:

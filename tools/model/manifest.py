@@ -27,7 +27,9 @@ def describe(
     settings: Settings, conversion: Conversion, outputs: list[Tensor], answers: Tensors, table: Table | None
 ) -> dict[str, Any]:
     """Write the members of model.json, without `hooks` and `source`."""
-    inputs = [_nullable(tensor, conversion.feed[tensor.name], table) for tensor in conversion.inputs]
+    inputs = conversion.inputs
+    if conversion.format != "python" or conversion.call == "tensors":  # else its annotations say what may be missing
+        inputs = [_nullable(tensor, conversion.feed[tensor.name], table) for tensor in inputs]
     labels = _labels(settings, conversion, outputs)
     manifest: dict[str, Any] = {"name": settings.name, "version": settings.version}
     if conversion.format != "onnx":
@@ -70,7 +72,8 @@ def _labels(settings: Settings, conversion: Conversion, outputs: list[Tensor]) -
 
 
 def _tensor(conversion: Conversion, tensor: Tensor) -> dict[str, Any]:
-    return {"name": tensor.name, "datatype": tensor.datatype, "shape": conversion.batching.shape(tensor.row_shape)}
+    shape = conversion.batching.shape(tensor.row_shape)
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": shape} | tensor.members
 
 
 def _input(settings: Settings, conversion: Conversion, tensor: Tensor, table: Table | None) -> dict[str, Any]:
@@ -80,6 +83,8 @@ def _input(settings: Settings, conversion: Conversion, tensor: Tensor, table: Ta
     if tensor.nullable:
         description["nullable"] = True
     description |= maxima(tensor, conversion.feed[tensor.name] if table else None)
+    asked = {"max_size": settings.max_size, "max_characters": settings.max_characters}
+    description |= {name: asked[name] for name in asked.keys() & description.keys() if asked[name] is not None}
     if settings.image is not None:
         if len(tensor.row_shape) != 3:
             raise ModelError(f"--image: {tensor} is no picture, which has channels, height and width")
@@ -93,11 +98,13 @@ def maxima(tensor: Tensor, data: Array | None) -> dict[str, int]:
     """Bound what is free in a row by the training data: axes as they are there, texts with room for longer ones."""
     found: dict[str, int] = {}
     free = [axis for axis, size in enumerate(tensor.row_shape, start=1) if size == -1]
+    if "image" in tensor.members:
+        return found  # a picture is bounded by its pixels
     if free:
         known = tensor.max_size or DEFAULT_MAX_SIZE
         found["max_size"] = known if data is None else max(data.shape[axis] for axis in free)
     if tensor.datatype == "BYTES":
-        longest = None if data is None else int(np.char.str_len(data).max())
+        longest = None if data is None else max([len(text) for text in data.flat if text is not None], default=0)
         room = DEFAULT_MAX_CHARACTERS if longest is None else max(_MIN_CHARACTERS, longest * _TEXT_ROOM)
         found["max_characters"] = room
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ def load(path: Path) -> Tensors:
     with np.load(path, allow_pickle=False) as file:
         header: dict[str, list[int] | None] = json.loads(file["arr_0"].tobytes())
         return {
-            name: file[f"arr_{index}"] if shape is None else _objects(json.loads(file[f"arr_{index}"].tobytes()), shape)
+            name: file[f"arr_{index}"]
+            if shape is None
+            else objects(json.loads(file[f"arr_{index}"].tobytes())).reshape(shape)
             for index, (name, shape) in enumerate(header.items(), start=1)
         }
 
@@ -32,8 +35,9 @@ def _texts(value: Any) -> Array:
     return np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
 
 
-def _objects(values: list[Any], shape: list[int]) -> Array:
+def objects(values: Sequence[Any]) -> Array:
     """Make an array of objects, which may be lists that numpy must not look into."""
     array = np.empty(len(values), dtype=object)
-    array[:] = values
-    return array.reshape(shape)
+    for index, value in enumerate(values):
+        array[index] = value
+    return array

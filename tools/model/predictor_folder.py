@@ -10,7 +10,7 @@ from pathlib import Path
 from infra.git_lfs import is_pointer
 from tools.model.errors import ModelError
 
-_WRITTEN = frozenset({"model.json", "requirements.lock"})
+_WRITTEN = frozenset({"model.json", "requirements.lock", "example.json"})
 """What packaging itself writes into such a folder."""
 
 

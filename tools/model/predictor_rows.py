@@ -1,4 +1,4 @@
-"""What the author's code takes, as its signature says, and rows for it: of the training data, its EXAMPLE, or made up."""
+"""What the author's code takes, as its signature says, and rows for it: of the data, its EXAMPLE, or made up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image
 
-from tools.model import training_data
+from tools.model import npz, training_data
 from tools.model.errors import ModelError
 from tools.model.predictor_worker import PICTURE
 from tools.model.settings import Settings
@@ -50,7 +50,7 @@ def rows(settings: Settings, signature: dict[str, Any], given: Tensors, table: T
     elif table:
         feed = _from_table(table, inputs)
     else:
-        made = {tensor.name: _made_up(tensor, slot) for tensor, slot in zip(inputs, slots, strict=True)}
+        made = {tensor.name: _made_up(tensor) for tensor in inputs}
         feed = {
             tensor.name: _column(tensor, [_picture(row.get(tensor.name, made[tensor.name]), tensor, folder)])
             for tensor in inputs
@@ -90,7 +90,8 @@ def _row(example: dict[str, Any], slots: list[dict[str, Any]]) -> dict[str, Any]
     """The inputs of the example's first row, by name."""
     value = example.get("input", example.get("inputs"))
     if len(slots) > 1 or "inputs" in example:
-        first: Any = cast("list[Any]", value)[0] if isinstance(value, list) and value else value
+        rows: list[Any] = cast("list[Any]", value) if isinstance(value, list) else [value]
+        first: Any = rows[0] if rows else None
         if not isinstance(first, dict):
             names = ", ".join(slot["name"] for slot in slots)
             raise ModelError(f"the example must have the inputs by name: {names}, not {json.dumps(value)[:80]}")
@@ -124,11 +125,8 @@ def _input(
             f" or --input {name}={datatype or 'FP32'}:3, or --data, or the constant EXAMPLE",
             needs={"input": f"{name}={datatype or 'FP32'}:3"},
         )
-    members = {key: slot[key] for key in ("json_schema", "default") if slot.get(key) is not None and key in slot}
-    if not members.get("json_schema", True):
-        del members["json_schema"]
-    if "default" in slot:
-        members["default"] = slot["default"]
+    members = {"json_schema": slot["json_schema"]} if slot.get("json_schema") else {}
+    members |= {"default": slot["default"]} if "default" in slot else {}
     if slot.get("picture"):
         members["image"] = {"mode": "RGB", "layout": "HWC"}
     nullable = bool(slot.get("nullable")) or (bool(slot.get("array")) and _lacks_some(settings, datatype, table, name))
@@ -222,9 +220,7 @@ def _is_object(tensor: Tensor) -> bool:
 def _column(tensor: Tensor, values: list[Any]) -> Array:
     """Make an input's array of a value a row."""
     if _is_object(tensor):
-        array = np.empty(len(values), dtype=object)
-        array[:] = values
-        return array
+        return npz.objects(values)
     wanted = [np.nan if value is None else value for value in values] if tensor.nullable else values
     try:
         array = np.asarray(wanted, dtype=tensor.dtype)
@@ -237,9 +233,9 @@ def _column(tensor: Tensor, values: list[Any]) -> Array:
 
 def _picture(value: Any, tensor: Tensor, folder: Path) -> Any:
     """Read a picture of the example: base64, or the name of a file in the folder."""
-    if "image" not in tensor.members or isinstance(value, dict):
-        return value
-    return {PICTURE: _base64(str(value), folder)}
+    if "image" in tensor.members and not isinstance(value, dict):
+        return {PICTURE: _base64(str(value), folder)}
+    return cast(Any, value)
 
 
 def _base64(value: str, folder: Path) -> str:
@@ -251,20 +247,23 @@ def _base64(value: str, folder: Path) -> str:
         raise ModelError(f"the example's picture {value} cannot be read: {error.strerror}") from None
 
 
-def _made_up(tensor: Tensor, slot: dict[str, Any]) -> Any:
+def _made_up(tensor: Tensor) -> Any:
     """Make up a plain value of the right kind."""
     if "default" in tensor.members:
         return tensor.members["default"]
     if "image" in tensor.members:
         return {PICTURE: _grey_picture()}
     if tensor.datatype == "JSON":
-        schema: dict[str, Any] = slot["json_schema"]
+        schema: dict[str, Any] = tensor.members.get("json_schema", {})
         return _of_schema(schema, schema.get("$defs", {}))
-    if choices := (slot.get("json_schema") or {}).get("enum"):
+    choices: list[Any] = tensor.members.get("json_schema", {}).get("enum", [])
+    if choices:
         return choices[0]
     value: Any = {"U": "text", "b": False}.get(tensor.dtype.kind, 0)
     for size in reversed(tensor.row_shape):
-        value = [value] * (1 if size == -1 and tensor.datatype == "BYTES" else training_data.ANY_SIZE if size == -1 else size)
+        value = [value] * (
+            1 if size == -1 and tensor.datatype == "BYTES" else training_data.ANY_SIZE if size == -1 else size
+        )
     return value
 
 
@@ -291,8 +290,8 @@ def _of_schema(schema: dict[str, Any], definitions: dict[str, Any]) -> Any:
         case "array":
             if "prefixItems" in schema:
                 return [_of_schema(each, definitions) for each in schema["prefixItems"]]
-            items = schema.get("items")
-            return [_of_schema(items, definitions)] if isinstance(items, dict) else []
+            items: Any = schema.get("items")
+            return [_of_schema(cast("dict[str, Any]", items), definitions)] if isinstance(items, dict) else []
         case "string":
             return "text"
         case "integer" | "number":
@@ -303,9 +302,7 @@ def _of_schema(schema: dict[str, Any], definitions: dict[str, Any]) -> Any:
             return None
 
 
-def _chosen(
-    example: dict[str, Any] | None, inputs: list[Tensor], feed: Tensors, folder: Path
-) -> dict[str, Any]:
+def _chosen(example: dict[str, Any] | None, inputs: list[Tensor], feed: Tensors, folder: Path) -> dict[str, Any]:
     """The example request: as it was given, else the first row that lacks nothing."""
     pictures = {tensor.name for tensor in inputs if "image" in tensor.members}
     if example is not None and not pictures:
@@ -327,13 +324,16 @@ def _chosen(
 
 def _lacks(value: Any) -> bool:
     array = np.asarray(value, dtype=object)
-    return any(each is None or each != each for each in array.flat if not isinstance(each, dict | list))  # noqa: PLR0124
+    return any(each is None or each != each for each in array.flat if not isinstance(each, dict | list))
 
 
 def _plain(value: Any) -> Any:
     """A row's value in JSON's types."""
     if isinstance(value, np.ndarray):
         return [_plain(each) for each in cast(Array, value)]
-    if isinstance(value, np.floating):
-        return None if np.isnan(value) else float(str(value))
-    return value.item() if isinstance(value, np.generic) else value
+    if not isinstance(value, np.generic):
+        return value
+    number: Any = value.item()
+    if isinstance(number, float):
+        return None if np.isnan(number) else float(str(cast(Any, value)))  # no more digits than its own type holds
+    return number

@@ -10,10 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tools.console import Progress
 from tools.model import npz
 from tools.model.errors import ModelError
 from tools.model.tensors import Tensor, Tensors
+from tools.model.waiting import waiting
 
 ROOT = Path(__file__).resolve().parents[2]
 _LOG_LINES = 8
@@ -111,9 +111,9 @@ class PredictorSession:
         stdout: Any = self._process.stdout
         try:
             print(task, self._number, file=stdin, flush=True)
-            progress = Progress(f"{self._what}: {_DOING[task]}")
-            while (answer := stdout.readline().strip()) not in ("done", "failed", ""):
-                progress(answer)
+            with waiting(f"{self._what}: {_DOING[task]}") as tell:
+                while (answer := stdout.readline().strip()) not in ("done", "failed", ""):
+                    tell(answer)
         except BrokenPipeError:
             answer = ""
         if answer == "done":

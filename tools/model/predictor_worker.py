@@ -228,7 +228,9 @@ def _advice(error: BaseException, folder: Path) -> str:
         package = error.name.partition(".")[0]
         return f"\n  add the package to requirements.txt: {_INSTALLED_AS.get(package, package)}"
     if isinstance(error, FileNotFoundError) and error.filename and (folder / str(error.filename)).exists():
-        return "\n  the server runs elsewhere: open it by Path(__file__).parent, or by the `folder` that __init__ may take"
+        return (
+            "\n  the server runs elsewhere: open it by Path(__file__).parent, or by the `folder` that __init__ may take"
+        )
     return ""
 
 
@@ -250,7 +252,7 @@ def main(folder: Path, scratch: Path) -> None:
         try:
             tasks[name](scratch / number)
             done = True
-        except BaseException as error:  # noqa: BLE001  # also what ends a process: it is told to whoever packages
+        except BaseException as error:  # also what ends a process: it is told to whoever packages
             raised = error.__context__ if isinstance(error, StartError) and error.__context__ else error
             (scratch / number).with_suffix(".error").write_text(_explain(raised, folder))
             done = False

@@ -8,7 +8,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,8 @@ from tools.model.errors import ModelError
 from tools.model.tensors import DATATYPES, Tensor
 
 _MAX_BATCH_ROWS = 4096
+PLACEHOLDERS = {"data": "train.csv", "class": "net.py:Net", "input": "3x224x224"}
+"""What stands in a command for what only the user knows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,9 @@ def parse(arguments: Sequence[str], here: Path) -> Settings:
         reader.mistakes.append(f"unrecognized argument: {argument}" + (f"; did you mean --{near[0]}?" if near else ""))
     members: dict[str, Any] = vars(found)
     if found.source == "":
-        reader.mistakes.append("MODEL is missing: name the model file, path/to/model.pth, or the folder with predictor.py")
+        reader.mistakes.append(
+            "MODEL is missing: name the model file, path/to/model.pth, or the folder with predictor.py"
+        )
     if members["target"] and not members["data"]:
         reader.mistakes.append("--target names columns of --data, but there is no --data")
     if reader.mistakes:
@@ -205,6 +209,40 @@ def _tensor(text: str) -> Tensor:
     if not all(size == -1 or (isinstance(size, str) and size.isdecimal() and int(size) > 0) for size in row):
         raise ValueError(f"{sizes} must be sizes of a row, such as 3 or 3x224x224, without the rows of a batch")
     return Tensor(name=name, datatype=datatype, row_shape=tuple(int(size) for size in row))
+
+
+def command(arguments: Sequence[str], needs: Mapping[str, str]) -> str:
+    """Write the command with what it lacks."""
+    options = dict(_options(arguments)) | dict(needs)
+    model = options.pop("", "")
+    return " ".join(
+        ["python -m tools.model", shlex.quote(model)]
+        + [f"--{name}={shlex.quote(value)}" for name, value in options.items()]
+    )
+
+
+def make_command(arguments: Sequence[str], needs: Mapping[str, str]) -> str:
+    """Write the same as a make command."""
+    options = dict(_options(arguments)) | dict(needs)
+    variables = {"FROM": options.pop("", "")} | {
+        name.upper().replace("-", "_"): value for name, value in options.items()
+    }
+    return " ".join(
+        ["make model"] + [f"{name}={shlex.quote(value).replace('$', '$$')}" for name, value in variables.items()]
+    )
+
+
+def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Read each option with its value; the model has an empty name."""
+    left = list(arguments)
+    while left:
+        name, equals, value = left.pop(0).partition("=")
+        if not name.startswith("--"):
+            yield "", name + equals + value
+        elif equals:
+            yield name[2:], value
+        else:
+            yield name[2:], left.pop(0) if left and not left[0].startswith("--") else "yes"
 
 
 def serve_command(folder: Path) -> str:
