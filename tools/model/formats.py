@@ -29,6 +29,7 @@ class Format(Enum):
     SKOPS = "scikit-learn (skops)"
     XGBOOST = "XGBoost"
     LIGHTGBM = "LightGBM"
+    CATBOOST = "CatBoost"
     PREDICTOR = "Python code (predictor.py)"
 
 
@@ -40,8 +41,7 @@ _PICKLE = (
 )
 _OTHERS = (
     (b"\x89HDF", "is HDF5 (Keras): save it as ONNX: model.export('model.onnx', format='onnx')"),
-    (b"CBM1", "is CatBoost's own: save it as ONNX: model.save_model('model.onnx', format='onnx')"),
-    (b"binf", "is XGBoost's old binary format: model.save_model('model.json')"),
+    (b"binf", "is XGBoost's old binary format: model.save_model('model.json') in XGBoost 2 or before, which reads it"),
     (b"\x93NUMPY", "holds an array, not a model: such a file can be --data, as .npz"),
 )
 
@@ -75,6 +75,8 @@ def detect(path: Path) -> Format:
             return Format.XGBOOST
         meaning = foreign_formats.in_json(head)
         raise ModelError(f"{path} {meaning or 'looks like JSON, but not like a model that XGBoost saved'}")
+    if head.startswith(b"CBM1"):
+        return Format.CATBOOST
     if head.startswith((b"tree\nversion=", b"tree\r\nversion=")):
         return Format.LIGHTGBM
     if _is_pickle(path, head):
@@ -83,7 +85,7 @@ def detect(path: Path) -> Format:
         return Format.ONNX
     if meaning := foreign_formats.describe(path, head):
         raise ModelError(f"{path} {meaning}")
-    known = ".onnx, .pth/.pt, .safetensors, .pt2, .skops, XGBoost's .json/.ubj, LightGBM's .txt"
+    known = ".onnx, .pth/.pt, .safetensors, .pt2, .skops, XGBoost's .json/.ubj, LightGBM's .txt, .cbm"
     raise ModelError(f"{path} is no model that is known here: {known}")
 
 
