@@ -26,6 +26,7 @@ class Format(Enum):
     SKOPS = "scikit-learn (skops)"
     XGBOOST = "XGBoost"
     LIGHTGBM = "LightGBM"
+    HUGGINGFACE = "Hugging Face"
 
 
 _PICKLE = (

@@ -26,4 +26,5 @@ CONVERTERS = {
     Format.SKOPS: Converter("skops", "sklearn"),
     Format.XGBOOST: Converter("xgboost", "trees"),
     Format.LIGHTGBM: Converter("lightgbm", "trees"),
+    Format.HUGGINGFACE: Converter("huggingface", "hf"),
 }
