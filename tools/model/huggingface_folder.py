@@ -20,7 +20,7 @@ TASKS = {
     "image-classification": "ForImageClassification",
 }
 """The tasks that can be packaged, and how the names of the classes in config.json's `architectures` end."""
-_ENDINGS = {ending: task for task, ending in TASKS.items()} | {"LMHeadModel": "text-generation"}
+_ENDINGS = {"LMHeadModel": "text-generation"} | {ending: task for task, ending in TASKS.items()}
 _TOKENIZERS = (
     "tokenizer.json",
     "vocab.txt",

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tools.model.conversion import Conversion
+from tools.model.converters import huggingface_generation
 from tools.model.converters.huggingface_export import (
     ANSWER,
     predictor_files,
@@ -66,6 +67,9 @@ def convert(settings: Settings, table: Table | None) -> Conversion:
     folder = read(settings.source, settings.task)
     _check_code(folder)
     with explained(f"{settings.source} cannot be loaded"):
+        if folder.task == "text-generation":
+            network, tokenizer = _load("AutoModelForCausalLM", folder)
+            return huggingface_generation.convert(network, tokenizer)
         original = _TASKS[folder.task](folder)
     return _text_model(original, _texts(settings, table, original))
 
@@ -138,7 +142,7 @@ def _texts(settings: Settings, table: Table | None, original: _Original) -> list
 
 
 def _compare_entities(files: dict[str, bytes], texts: list[str], expected: list[Any]) -> None:
-    with predictor_of(files) as predictor:
+    with predictor_of(files) as (_, predictor):
         found = predictor.predict({"text": np.array(texts, dtype=object)})["entities"].tolist()
     for text, wanted, given in zip(texts, expected, found, strict=True):
         same = len(wanted) == len(given) and all(

@@ -53,15 +53,16 @@ def requirements() -> str:
 
 
 @contextmanager
-def predictor_of(files: Mapping[str, bytes]) -> Generator[Any]:
-    """Load the predictor as the server does, from a folder with these files."""
+def predictor_of(files: Mapping[str, bytes]) -> Generator[tuple[Any, Any]]:
+    """Load predictor.py and its Predictor as the server does, from a folder with these files."""
     with tempfile.TemporaryDirectory() as name:
         for path, content in files.items():
             (Path(name) / path).write_bytes(content)
         before = set(sys.modules)
         sys.path.insert(0, name)
         try:
-            yield importlib.import_module("predictor").Predictor(Path(name))
+            module: Any = importlib.import_module("predictor")
+            yield module, module.Predictor(Path(name))
         finally:
             sys.path.remove(name)
             for module in set(sys.modules) - before:
