@@ -6,17 +6,19 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from tools.model.conversion import Conversion
+from tools.model import compare
+from tools.model.conversion import COMPARED_ROWS, Conversion
 from tools.model.converters import huggingface_generation
 from tools.model.converters.huggingface_export import (
     ANSWER,
+    choose,
+    original_files,
     predictor_files,
     predictor_of,
-    requirements,
     to_onnx,
     torch,
     transformers,
@@ -50,6 +52,8 @@ class _Original:
     answers: Callable[[list[str]], list[Any]]
     predictor: str
     output: Tensor
+    auto_class: str
+    activation: Literal["none", "sigmoid", "softmax"]
     max_tokens: int
     truncate: bool = False
     prompt: str = ""
@@ -61,6 +65,23 @@ class _Original:
     def per_token(self) -> bool:
         return self.output.datatype == "JSON"
 
+    def about(self, network: str, inputs: list[str]) -> bytes:
+        """Write encoder.json, which the predictor goes by."""
+        members = {
+            "network": network,
+            "inputs": inputs,
+            "output": self.output.name,
+            "per_token": self.per_token,
+            "labels": self.labels,
+            "prompt": self.prompt,
+            "max_tokens": self.max_tokens,
+            "truncate": self.truncate,
+            "padding": self.tokenizer.pad_token_id or 0,
+            "auto_class": self.auto_class,
+            "activation": self.activation,
+        }
+        return (json.dumps(members, indent=2, ensure_ascii=False) + "\n").encode()
+
 
 def convert(settings: Settings, table: Table | None) -> Conversion:
     """Export the folder's model for its task."""
@@ -69,9 +90,8 @@ def convert(settings: Settings, table: Table | None) -> Conversion:
     with explained(f"{settings.source} cannot be loaded"):
         if folder.task == "text-generation":
             network, tokenizer = _load("AutoModelForCausalLM", folder)
-            return huggingface_generation.convert(network, tokenizer)
-        original = _TASKS[folder.task](folder)
-    return _text_model(original, _texts(settings, table, original))
+            return huggingface_generation.convert(settings, folder, network, tokenizer)
+        return _text_model(settings, table, folder)
 
 
 def _check_code(folder: HuggingFaceFolder) -> None:
@@ -87,38 +107,40 @@ def _check_code(folder: HuggingFaceFolder) -> None:
         )
 
 
-def _text_model(original: _Original, texts: list[str]) -> Conversion:
-    """Export it, and compare the predictor that will be served with the original."""
+def _text_model(settings: Settings, table: Table | None, folder: HuggingFaceFolder) -> Conversion:
+    """Export it, and compare the predictor that will be served with the original; else keep the original's library."""
+    original = _TASKS[folder.task](folder)
+    texts = _texts(settings, table, original)
+    expected = original.answers(texts[:COMPARED_ROWS])
     sample = original.tokenizer(list(_SENTENCES[:2]), padding=True, return_tensors="pt")
     inputs = {name: value for name, value in sample.items() if name in _INPUTS}
-    free = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in inputs}
-    files = to_onnx(original.graph, inputs, free)
-    files |= predictor_files(predictor=original.predictor, text_encoder="text_encoder")
+    files = predictor_files(predictor=original.predictor, text_encoder="text_encoder")
     files["tokenizer.json"] = original.tokenizer.backend_tokenizer.to_str().encode()
-    about = {
-        "max_tokens": original.max_tokens,
-        "truncate": original.truncate,
-        "prompt": original.prompt,
-        "padding": original.tokenizer.pad_token_id or 0,
-        "output": original.output.name,
-        "per_token": original.per_token,
-        "labels": original.labels,
-    }
-    files["encoder.json"] = (json.dumps(about, indent=2, ensure_ascii=False) + "\n").encode()
-    expected = original.answers(texts)
-    if original.per_token:
-        _compare_entities(files, texts, expected)
+
+    def network(module: str) -> dict[str, bytes]:
+        return predictor_files(**{module: module}) | {"encoder.json": original.about(module, list(inputs))}
+
+    def onnx() -> dict[str, bytes]:
+        free = {name: dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC) for name in inputs}
+        exported = files | network("onnx_network") | to_onnx(original.graph, inputs, free)
+        _compare(original, exported, texts[:COMPARED_ROWS], expected, settings.tolerance)
+        return exported
+
+    def library() -> dict[str, bytes]:
+        return files | network("torch_network") | original_files(folder.path)
+
+    chosen = choose(settings.keep, onnx, library)
     return Conversion(
         model=b"",
         format="python",
-        files=files,
+        files=chosen.files,
         call="tensors",
-        requirements=requirements(),
+        requirements=chosen.requirements,
         inputs=[Tensor(name="text", datatype="BYTES", row_shape=())],
         feed={"text": np.array(texts)},
         expected=None if original.per_token else {original.output.name: np.stack(expected)},
         labels={original.output.name: original.labels} if original.labels and not original.per_token else {},
-        notes=original.notes,
+        notes=[*original.notes, *chosen.notes],
         versions={"transformers": transformers.__version__, "torch": torch.__version__} | original.versions,
     )
 
@@ -141,13 +163,20 @@ def _texts(settings: Settings, table: Table | None, original: _Original) -> list
     return [str(text) for text in table.columns[names[0]].ravel()]
 
 
-def _compare_entities(files: dict[str, bytes], texts: list[str], expected: list[Any]) -> None:
+def _compare(
+    original: _Original, files: dict[str, bytes], texts: list[str], expected: list[Any], tolerance: float
+) -> None:
+    """Ask the predictor; ModelError where it says something else than the original."""
+    name = original.output.name
     with predictor_of(files) as (_, predictor):
-        found = predictor.predict({"text": np.array(texts, dtype=object)})["entities"].tolist()
-    for text, wanted, given in zip(texts, expected, found, strict=True):
+        found = predictor.predict({"text": np.array(texts, dtype=object)})[name]
+    if not original.per_token:
+        compare.difference({name: np.stack(expected)}, {name: found}, tolerance)
+        return
+    for text, wanted, given in zip(texts, expected, found.tolist(), strict=True):
         same = len(wanted) == len(given) and all(
             (one["label"], one["start"], one["end"]) == (other["label"], other["start"], other["end"])
-            and abs(one["score"] - other["score"]) < 1e-4
+            and abs(one["score"] - other["score"]) <= tolerance * 2
             for one, other in zip(wanted, given, strict=True)
         )
         if not same:
@@ -201,6 +230,8 @@ def _classifier(folder: HuggingFaceFolder) -> _Original:
 
     return _Original(
         graph=_Activated(network, torch.sigmoid if several else lambda logits: logits.softmax(-1)),
+        auto_class="AutoModelForSequenceClassification",
+        activation="sigmoid" if several else "softmax",
         tokenizer=tokenizer,
         answers=answers,
         predictor="text_vectors",
@@ -221,6 +252,8 @@ def _marker(folder: HuggingFaceFolder) -> _Original:
 
     return _Original(
         graph=_Activated(network, lambda logits: logits.softmax(-1)),
+        auto_class="AutoModelForTokenClassification",
+        activation="softmax",
         tokenizer=tokenizer,
         answers=answers,
         predictor="text_entities",
@@ -244,6 +277,8 @@ def _embedder(folder: HuggingFaceFolder) -> _Original:
 
     return _Original(
         graph=_Embedding(model),
+        auto_class="SentenceTransformer",
+        activation="none",
         tokenizer=model.tokenizer,
         answers=answers,
         predictor="text_vectors",

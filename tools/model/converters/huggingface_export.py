@@ -6,13 +6,14 @@ import importlib
 import os
 import sys
 import tempfile
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tools.model.errors import explained
+from tools.model.errors import ModelError, explained
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}  # before the imports: never the network
 
@@ -25,6 +26,7 @@ transformers.utils.logging.set_verbosity_error()
 ANSWER = "answer"
 """The name of the graph's output; torch.export has nodes of its own by most others."""
 _PREDICTORS = Path(__file__).parents[1] / "predictors"
+_LOADED = (".json", ".safetensors", ".txt", ".model", ".jinja")
 _INLINE_BYTES = 1_500_000_000
 """Weights up to this size are in model.onnx itself, which may have 2 GB."""
 
@@ -41,15 +43,48 @@ def to_onnx(module: Any, sample: Mapping[str, Any], free: Mapping[str, Any]) -> 
         return {file.name: file.read_bytes() for file in Path(name).iterdir()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The model folder's files: as ONNX, or with the model's own library."""
+
+    files: dict[str, bytes]
+    requirements: str
+    notes: list[str]
+
+
+def choose(keep: str, onnx: Callable[[], dict[str, bytes]], library: Callable[[], dict[str, bytes]]) -> Chosen:
+    """Export and compare, unless `keep` is "library"; what fails keeps its library, unless `keep` is "onnx"."""
+    reason = "as --keep library asks"
+    if keep != "library":
+        try:
+            return Chosen(files=onnx(), requirements=requirements("huggingface"), notes=[])
+        except ModelError as error:
+            if keep == "onnx":
+                raise
+            reason = f"because {error}"
+    note = (
+        f"kept with its own library, transformers {transformers.__version__} on PyTorch, {reason}.\n"
+        "  It costs an image larger by 1 GB with PyTorch's builds for CPUs, or 5 GB with those for CUDA, and a start"
+        " slower by about 10 seconds"
+    )
+    return Chosen(files=library(), requirements=requirements("huggingface_torch"), notes=[note])
+
+
 def predictor_files(**modules: str) -> dict[str, bytes]:
     """Read predictors by the names that they get in the model folder."""
     return {f"{name}.py": (_PREDICTORS / "huggingface" / f"{file}.py").read_bytes() for name, file in modules.items()}
 
 
-def requirements() -> str:
-    """The packages that the predictors import, without comments."""
-    lines = (_PREDICTORS / "huggingface.in").read_text().splitlines()
+def requirements(file: str) -> str:
+    """The packages that predictors import, without comments."""
+    lines = (_PREDICTORS / f"{file}.in").read_text().splitlines()
     return "".join(f"{line}\n" for line in lines if not line.startswith("#"))
+
+
+def original_files(folder: Path) -> dict[str, bytes]:
+    """Read what the library itself loads, for a model that keeps it; as in the folder, below `original`."""
+    files = [file for file in folder.rglob("*") if file.suffix in _LOADED and file.is_file()]
+    return {f"original/{file.relative_to(folder).as_posix()}": file.read_bytes() for file in files}
 
 
 @contextmanager
@@ -57,6 +92,7 @@ def predictor_of(files: Mapping[str, bytes]) -> Generator[tuple[Any, Any]]:
     """Load predictor.py and its Predictor as the server does, from a folder with these files."""
     with tempfile.TemporaryDirectory() as name:
         for path, content in files.items():
+            (Path(name) / path).parent.mkdir(parents=True, exist_ok=True)
             (Path(name) / path).write_bytes(content)
         before = set(sys.modules)
         sys.path.insert(0, name)

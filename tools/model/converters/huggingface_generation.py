@@ -9,15 +9,17 @@ import numpy as np
 
 from tools.model.conversion import Conversion
 from tools.model.converters.huggingface_export import (
+    choose,
+    original_files,
     predictor_files,
     predictor_of,
-    requirements,
     to_onnx,
     torch,
     transformers,
 )
 from tools.model.errors import ModelError, explained
-from tools.model.tensors import Tensor
+from tools.model.huggingface_folder import HuggingFaceFolder
+from tools.model.settings import Settings
 
 _MAX_TOKENS = 8192
 """Of a prompt with its answer, where the model takes more: their cache has to find room in memory."""
@@ -27,13 +29,25 @@ _COMPARED_TOKENS = 24
 _PROMPTS = ("The delivery was late, but", "Once upon a time there was a", "2, 4, 6, 8,", "Die Hauptstadt von")
 
 
-def convert(network: Any, tokenizer: Any) -> Conversion:
-    """Export the model, and compare the predictor's answers with the original's."""
-    files = _export(network) | predictor_files(predictor="text_generation")
-    files["tokenizer.json"] = tokenizer.backend_tokenizer.to_str().encode()
+def convert(settings: Settings, folder: HuggingFaceFolder, network: Any, tokenizer: Any) -> Conversion:
+    """Export the model, and compare the predictor's answers with the original's; else keep the original's library."""
     about = _about(network, tokenizer)
-    files["generation.json"] = (json.dumps(about, indent=2, ensure_ascii=False) + "\n").encode()
-    _compare(files, network, tokenizer, about)
+    files = predictor_files(predictor="text_generation")
+    files["tokenizer.json"] = tokenizer.backend_tokenizer.to_str().encode()
+
+    def module(name: str) -> dict[str, bytes]:
+        content = json.dumps({"network": name, **about}, indent=2, ensure_ascii=False) + "\n"
+        return predictor_files(**{name: name}) | {"generation.json": content.encode()}
+
+    def onnx() -> dict[str, bytes]:
+        exported = files | module("onnx_generation") | _export(network)
+        _compare(exported, network, tokenizer, about)
+        return exported
+
+    def library() -> dict[str, bytes]:
+        return files | module("torch_generation") | original_files(folder.path)
+
+    chosen = choose(settings.keep, onnx, library)
     notes = ["a temperature above 0 draws tokens by chance: `seed` makes an answer repeatable"]
     positions = _positions(network.config)
     if positions > about["max_tokens"]:
@@ -41,19 +55,12 @@ def convert(network: Any, tokenizer: Any) -> Conversion:
     return Conversion(
         model=b"",
         format="python",
-        files=files,
-        call="row",
-        requirements=requirements(),
-        inputs=[
-            Tensor(name="prompt", datatype="BYTES", row_shape=(), nullable=True),
-            Tensor(name="messages", datatype="JSON", row_shape=(), nullable=True),
-            Tensor(name="max_tokens", datatype="INT64", row_shape=()),
-            Tensor(name="temperature", datatype="FP64", row_shape=(), nullable=True),
-            Tensor(name="top_p", datatype="FP64", row_shape=(), nullable=True),
-            Tensor(name="seed", datatype="INT64", row_shape=(), nullable=True),
-        ],
+        files=chosen.files,
+        call=None,
+        requirements=chosen.requirements,
+        inputs=[],
         feed={"prompt": np.array(_PROMPTS)},
-        notes=notes,
+        notes=[*notes, *chosen.notes],
         versions={"transformers": transformers.__version__, "torch": torch.__version__},
     )
 

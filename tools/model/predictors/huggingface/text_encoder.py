@@ -1,4 +1,4 @@
-"""Texts through a transformer in ONNX: tokenized, run in batches of about the same length, each text's result alone."""
+"""Texts through a transformer: tokenized, run in batches of about the same length, each text's result alone."""
 
 from __future__ import annotations
 
@@ -21,21 +21,16 @@ class TextEncoder:
     """`encoder.json` beside the model says how texts are prepared, and how many tokens it takes."""
 
     def __init__(self, folder: Path) -> None:
-        threads = cpu.usable()
-        os.environ.setdefault("RAYON_NUM_THREADS", str(threads))  # those of the tokenizer
+        os.environ.setdefault("RAYON_NUM_THREADS", str(cpu.usable()))  # those of the tokenizer
         tokenizers: Any = import_module("tokenizers")
-        onnxruntime: Any = import_module("onnxruntime")
         self.settings: dict[str, Any] = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
         self.tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
         if self.settings["truncate"]:
             self.tokenizer.enable_truncation(self.settings["max_tokens"])
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
-        self._names = [each.name for each in self._session.get_inputs()]
+        network: Any = import_module(self.settings["network"])
+        self._network = network.Network(folder, self.settings)
 
     def encode(self, texts: list[str]) -> list[Any]:
         """Tokenize; a ValueError where a text is longer than the model takes."""
@@ -53,13 +48,13 @@ class TextEncoder:
             longest = max(1, len(encodings[order[0]].ids))
             rows = max(1, _MAX_RUN_TOKENS // longest)
             group, order = order[:rows], order[rows:]
-            [output] = self._session.run(None, self._feed([encodings[index] for index in group], longest))
+            output = self._network.run(self._feed([encodings[index] for index in group], longest))
             for index, answer in zip(group, output, strict=True):
                 answers[index] = answer[: len(encodings[index].ids)] if self.settings["per_token"] else answer
         return answers
 
     def _feed(self, encodings: list[Any], longest: int) -> dict[str, NDArray[np.int64]]:
-        feed = {name: np.zeros((len(encodings), longest), dtype=np.int64) for name in self._names}
+        feed = {name: np.zeros((len(encodings), longest), dtype=np.int64) for name in self.settings["inputs"]}
         feed["input_ids"].fill(self.settings["padding"])
         for row, encoding in enumerate(encodings):
             values = {

@@ -15,27 +15,19 @@ from numpy.typing import NDArray
 
 from server.model import cpu
 
-_PREFILL_TOKENS = 512
-"""Tokens of the prompt in one run: they bound its memory."""
-
 
 class Predictor:
     """`generation.json` beside the model says when to stop, how to choose a token, and how a chat is written."""
 
     def __init__(self, folder: Path) -> None:
-        threads = cpu.usable()
-        os.environ.setdefault("RAYON_NUM_THREADS", str(threads))  # those of the tokenizer
+        os.environ.setdefault("RAYON_NUM_THREADS", str(cpu.usable()))  # those of the tokenizer
         tokenizers: Any = import_module("tokenizers")
-        self._runtime: Any = import_module("onnxruntime")
         self._settings: dict[str, Any] = json.loads((folder / "generation.json").read_text(encoding="utf-8"))
         self._tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._decode_stream = tokenizers.decoders.DecodeStream
         self._template = _chat_template(self._settings["chat_template"])
-        options = self._runtime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        providers = ["CPUExecutionProvider"]
-        self._session = self._runtime.InferenceSession(folder / "model.onnx", options, providers=providers)
+        network: Any = import_module(self._settings["network"])
+        self._network = network.Network(folder)
 
     def predict(
         self,
@@ -62,7 +54,7 @@ class Predictor:
         limit = self._settings["max_tokens"]
         if len(tokens) >= limit:
             raise ValueError(f"the prompt has {len(tokens)} tokens, and with its answer may have {limit}")
-        cache = _Cache(self._runtime, self._session)
+        cache = self._network.cache()
         tokens = list(tokens)
         logits = cache.run(tokens)
         while True:
@@ -90,32 +82,6 @@ class Predictor:
         if not tokens:
             raise ValueError("the prompt is empty")
         return tokens
-
-
-class _Cache:
-    """What the model keeps of the tokens so far."""
-
-    def __init__(self, runtime: Any, session: Any) -> None:
-        self._session = session
-        self._value = runtime.OrtValue.ortvalue_from_numpy
-        self._states: dict[str, Any] = {}
-        self._count = 0
-        for given in session.get_inputs():
-            if given.name not in ("input_ids", "position_ids"):
-                shape = [size if isinstance(size, int) else 0 for size in given.shape]
-                self._states[given.name] = self._value(np.zeros(shape, dtype=np.float32))
-
-    def run(self, tokens: list[int]) -> NDArray[np.float32]:
-        """Take in the tokens; the logits of the one that follows the last."""
-        logits: Any = None
-        for start in range(0, len(tokens), _PREFILL_TOKENS):
-            part = np.array([tokens[start : start + _PREFILL_TOKENS]], dtype=np.int64)
-            positions = np.arange(self._count, self._count + part.size, dtype=np.int64)[np.newaxis]
-            feed = {"input_ids": self._value(part), "position_ids": self._value(positions), **self._states}
-            logits, *states = self._session.run_with_ort_values(None, feed)
-            self._states = dict(zip(self._states, states, strict=True))
-            self._count += part.size
-        return logits.numpy()[0, -1]
 
 
 class Sampler:
