@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from server.model import cpu
 
+EXAMPLE = json.loads(Path(__file__).with_name("generation.json").read_text(encoding="utf-8"))["example"]
+
 
 class Predictor:
     """`generation.json` beside the model says when to stop, how to choose a token, and how a chat is written."""
