@@ -53,7 +53,8 @@ def byte_pairs(template=None):
 
 TEMPLATE = ("{% for message in messages %}{% if message.role not in ['user', 'assistant'] %}"
             "{{ raise_exception('only user and assistant may speak') }}{% endif %}"
-            "{{ message.role }}: {{ message.content }}\\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}")
+            "{{ message.role }}: {{ message.content }}\\n{% endfor %}"
+            "{% if add_generation_prompt %}assistant: {% endif %}")
 words, pairs = word_pieces(), byte_pairs()
 layers = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, initializer_range=0.5)
 bert = dict(vocab_size=len(words), max_position_embeddings=64, **layers)
@@ -287,6 +288,7 @@ def _as_script(script: str, *arguments: str) -> str:
 
 CONFIG = {"architectures": ["BertForSequenceClassification"], "model_type": "bert"}
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+INDEX = '{"weight_map": {"a": "x-2.safetensors"}}'
 WEIGHTS = {"config.json": json.dumps(CONFIG), "tokenizer.json": "{}", "model.safetensors": "weights"}
 
 

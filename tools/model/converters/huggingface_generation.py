@@ -27,7 +27,6 @@ _SAMPLE_TOKENS = (7, 3)
 """Tokens in the cache and tokens of the step that is traced; all above 1, which would be taken for a fixed size."""
 _COMPARED_TOKENS = 24
 _EXAMPLE_TOKENS = 16
-_QUESTION = "What is the capital of France?"
 _PROMPTS = ("The delivery was late, but", "Once upon a time there was a", "2, 4, 6, 8,", "Die Hauptstadt von")
 
 
@@ -100,9 +99,8 @@ def _about(network: Any, tokenizer: Any) -> dict[str, Any]:
     config = network.generation_config
     end = config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id
     chosen = bool(config.do_sample)
-    asked = (
-        {"messages": [{"role": "user", "content": _QUESTION}]} if tokenizer.chat_template else {"prompt": _PROMPTS[0]}
-    )
+    chat = [{"role": "user", "content": "What is the capital of France?"}]
+    asked = {"messages": chat} if tokenizer.chat_template else {"prompt": _PROMPTS[0]}
     return {
         "example": asked | {"max_tokens": _EXAMPLE_TOKENS},
         "max_tokens": min(_positions(network.config), _MAX_TOKENS),
