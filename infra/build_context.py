@@ -172,7 +172,9 @@ def _read_model(model: Path, sources: Mapping[PurePosixPath, Path]) -> tuple[Man
     """Check model.json and the files that it names as the server does; return it, and its example as compact JSON."""
     # Imported here: providers import this module on refresh and destroy too, which must not need the server.
     try:
-        from server.model.manifest import check_hooks, check_predictor, parse_manifest
+        from server.errors import StartError
+        from server.model.author_code import CODE_SUFFIXES, check_code
+        from server.model.manifest import check_hooks, parse_manifest
     except ModuleNotFoundError as error:
         if error.name != "server":
             raise
@@ -193,11 +195,12 @@ def _read_model(model: Path, sources: Mapping[PurePosixPath, Path]) -> tuple[Man
     if PurePosixPath("model", main) not in sources:
         rule = f"this file does not exist, and the format in model.json is {manifest.format}"
         raise ReleaseError(model / main, rule)
-    if manifest.format == "python":
-        code = {path.relative_to("model").as_posix(): file for path, file in sources.items() if _is_code(path)}
+    if manifest.predictor:
+        below = {path.relative_to("model"): file for path, file in sources.items() if path.parts[0] == "model"}
+        code = {path.as_posix(): file.read_bytes() for path, file in below.items() if path.suffix in CODE_SUFFIXES}
         try:
-            check_predictor(manifest, {name: file.read_bytes() for name, file in code.items()})
-        except ValueError as mistake:
+            check_code(model, code, manifest.predictor.sha256)
+        except StartError as mistake:
             raise ReleaseError(model, str(mistake)) from None
     elif manifest.hooks or PurePosixPath("model/hooks.py") in sources:
         try:
@@ -205,10 +208,6 @@ def _read_model(model: Path, sources: Mapping[PurePosixPath, Path]) -> tuple[Man
         except ValueError as mistake:
             raise ReleaseError(hooks, str(mistake)) from None
     return manifest, example
-
-
-def _is_code(path: PurePosixPath) -> bool:
-    return path.parts[0] == "model" and path.suffix == ".py"
 
 
 def _read_dependencies(model: Path, sources: Mapping[PurePosixPath, Path]) -> _Dependencies:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Generator
@@ -18,16 +19,11 @@ _MAX_REASON_CHARACTERS = 1500
 
 
 class ModelEnvironmentError(Exception):
-    """The environment could not be made: `lock` asks for what cannot be installed here."""
+    """The environment could not be made; the message has the installer's reason."""
 
-    def __init__(self, lock: Path, reason: str) -> None:
-        """`reason` is the installer's."""
-        self.lock = lock
-        self.reason = reason
-        super().__init__(
-            f"{lock}: its packages cannot be installed for Python {sys.version_info.major}.{sys.version_info.minor} on "
-            f"this machine: {reason}"
-        )
+    def __init__(self, reason: str) -> None:
+        python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
+        super().__init__(f"the model's requirements.lock cannot be installed for {python} on this machine: {reason}")
 
 
 def _to_stderr(message: str) -> None:
@@ -48,13 +44,19 @@ def ensure(server_lock: Path, model_lock_file: Path, say: Callable[[str], object
         # The folder cannot appear by a rename: its programs name the path they stand in.
         if not complete.exists():
             text = _together(server_lock, model_lock_file)
-            say(f"Python: installing the {text.count('==')} locked packages of {model_lock_file}; large ones take long")
-            _run(model_lock_file, "venv", "--clear", f"--python={sys.executable}", str(home))
-            (home / "requirements.lock").write_text(text)
-            _run(
-                model_lock_file, "pip", "sync", f"--python={python}", "--require-hashes", "--only-binary=:all:",
-                "--index-strategy=unsafe-best-match", str(home / "requirements.lock"),
-            )  # fmt: skip  # any index will do, because the hashes say which file it must be
+            say(
+                f"Python: installing the model's {text.count('==')} locked packages, which takes minutes for large ones"
+            )
+            try:
+                _run("venv", "--clear", f"--python={sys.executable}", str(home))
+                (home / "requirements.lock").write_text(text)
+                _run(
+                    "pip", "sync", f"--python={python}", "--require-hashes", "--only-binary=:all:",
+                    "--index-strategy=unsafe-best-match", str(home / "requirements.lock"),
+                )  # fmt: skip  # any index will do, because the hashes say which file it must be
+            except BaseException:
+                shutil.rmtree(home, ignore_errors=True)
+                raise
             complete.touch()
     return python
 
@@ -70,7 +72,7 @@ def _together(server_lock: Path, model_lock_file: Path) -> str:
     try:
         server, model = (model_lock.parse(file.read_text()) for file in (server_lock, model_lock_file))
     except ValueError as mistake:
-        raise ModelEnvironmentError(model_lock_file, str(mistake)) from None
+        raise ModelEnvironmentError(str(mistake)) from None
     return model_lock.together(model, server)
 
 
@@ -86,9 +88,9 @@ def _only_process(path: Path) -> Generator[None]:
         os.close(handle)
 
 
-def _run(lock: Path, *arguments: str) -> None:
+def _run(*arguments: str) -> None:
     done = subprocess.run(
         [uv(), "--quiet", *arguments], env=uv_environment(os.environ), capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise ModelEnvironmentError(lock, " ".join(done.stderr.split())[-_MAX_REASON_CHARACTERS:])
+        raise ModelEnvironmentError(" ".join(done.stderr.split())[-_MAX_REASON_CHARACTERS:])

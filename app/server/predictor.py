@@ -87,7 +87,7 @@ class Predictor:
 
     def _predicted(self, request: Request, rows: Rows, outcome: Outcome) -> None:
         if isinstance(outcome, Problem):
-            self._answer(request, _located(outcome, rows), None)
+            self._answer(request, rows.locate(outcome) if _unlocated(outcome) else outcome, None)
             return
         encoded: Encoded | None = outcome.batch.encoded
         if encoded is None:
@@ -108,7 +108,7 @@ class Predictor:
 
     def _inferred(self, request: Request, asked: InferRequest, outcome: Outcome) -> None:
         if isinstance(outcome, Problem):
-            self._answer(request, outcome, None)
+            self._answer(request, asked.locate(outcome) if outcome.row is not None else outcome, None)
             return
         try:
             headers, body = self.protocol.encode(outcome.outputs, asked)
@@ -135,11 +135,9 @@ class Predictor:
         )
 
 
-def _located(problem: Problem, rows: Rows) -> Problem:
-    """Name the field at fault where the model refuses a request whose fields it does not know."""
-    if problem.path is not None or problem.status != 422:
-        return problem
-    return problem.at(rows.path if problem.row is None else rows.path_of(problem.row))
+def _unlocated(problem: Problem) -> bool:
+    """Whether the model refuses a request whose fields it does not know."""
+    return problem.path is None and problem.status == 422
 
 
 def _seconds(timeout: bytes) -> float:

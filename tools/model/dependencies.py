@@ -24,6 +24,7 @@ _HEADER = """\
 """
 _MAX_REASON_CHARACTERS = 700
 _PACKAGE = re.compile(r"(?P<name>[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(\[[^]]*\])?\s*([<>=!~;(].*)?")
+_ARCHIVES = (".whl", ".tar.gz", ".zip")
 _OPTION = re.compile(r"(?P<name>--?[a-z-]+)(\s*=\s*|\s+|(?<=^-[a-z]))?(?P<value>.*)")
 _INCLUDES = {"-r": "-r", "--requirement": "-r", "-c": "-c", "--constraint": "-c"}
 _INDEXES = {
@@ -115,7 +116,7 @@ def _checked(line: _Line, what: str) -> tuple[str, str | None]:
     """Return the line as the resolver is to have it, and the file that it includes; raises a ModelError."""
     if not line.text.startswith("-"):
         bare = re.sub(r"\s--hash[= ].*$", "", line.text)
-        if not _PACKAGE.fullmatch(bare):
+        if not _PACKAGE.fullmatch(bare) or bare.endswith(_ARCHIVES):
             raise ModelError(f"{what}: {line}\n  {_why_not_a_package(bare)}")
         return line.text, None
     option = _OPTION.fullmatch(line.text)
@@ -156,7 +157,7 @@ def _why_not_a_package(text: str) -> str:
             "is an address, whose content can change under the lock: name a released version, such as package==1.2,\n"
             "  or copy the code's files beside predictor.py, which can import them"
         )
-    if text.startswith((".", "/")) or "/" in text or text.endswith((".whl", ".tar.gz", ".zip")):
+    if text.startswith((".", "/")) or "/" in text or text.endswith(_ARCHIVES):
         return (
             "is a path, and packages come from an index: name a released version, such as package==1.2,\n"
             "  or copy the code's files beside predictor.py, which can import them"
@@ -193,7 +194,7 @@ def _resolve(files: dict[str, list[_Line]], indexes: list[str], what: str, *, pr
         lock = here / "lock"
         lock.write_text(SERVER_LOCK.read_text())  # what stands there already is preferred
         command = [
-            uv(), "pip", "compile", "--quiet", "--no-config", "--universal", "--python-version=3.11",
+            uv(), "pip", "compile", "--quiet", "--universal", "--python-version=3.11",
             "--fork-strategy=fewest", "--generate-hashes", "--only-binary=:all:", "--no-header", "--no-annotate",
             "--no-emit-index-url", "--no-emit-find-links", f"--output-file={lock}",
             # As pip does, a package that one index lacks is looked for in the next.
@@ -217,9 +218,7 @@ def _relative(line: _Line) -> str:
 
 def _refusal(files: dict[str, list[_Line]], what: str, stderr: str) -> str:
     """Name the lines that the resolver's reason is about, and the reason, shortened to its end."""
-    reason = " ".join(
-        re.sub(r"^(error: No solution found when resolving dependencies|\s*cause:)", "", stderr.strip()).split()
-    )
+    reason = " ".join(re.sub(r"^error: (No solution found when resolving dependencies)?", "", stderr.strip()).split())
     reason = reason.removeprefix("cause: ")
     spoken = {model_lock.canonical(name) for name in re.findall(r"[A-Za-z0-9][A-Za-z0-9._-]*", reason)}
     at_fault = [
@@ -228,4 +227,5 @@ def _refusal(files: dict[str, list[_Line]], what: str, stderr: str) -> str:
     ]  # fmt: skip
     if len(reason) > _MAX_REASON_CHARACTERS:
         reason = f"... {reason[-_MAX_REASON_CHARACTERS:].partition(' ')[2]}"
-    return f"{what}: {'; '.join(at_fault[:3]) or 'it'}\n  cannot be resolved together with the server: {reason}"
+    where = "; ".join(at_fault[:3]) or model_lock.REQUIREMENTS
+    return f"{what}: {where}\n  cannot be resolved together with the server: {reason}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from server.model.onnx_file import has_external_data
 from tools.model.errors import ModelError
+from tools.model.huggingface_folder import is_huggingface
 
 _TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The start of the pickles in PyTorch's own files before 1.6, after the protocol."""
@@ -27,6 +28,7 @@ class Format(Enum):
     XGBOOST = "XGBoost"
     LIGHTGBM = "LightGBM"
     HUGGINGFACE = "Hugging Face"
+    PREDICTOR = "Python code (predictor.py)"
 
 
 _PICKLE = (
@@ -47,6 +49,10 @@ _OTHERS = (
 
 def detect(path: Path) -> Format:
     """Tell the format; a ModelError says what the file is instead and how to save the model."""
+    if (path / "predictor.py").is_file():
+        return Format.PREDICTOR
+    if is_huggingface(path):
+        return Format.HUGGINGFACE
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)

@@ -54,6 +54,13 @@ def is_huggingface(path: Path) -> bool:
     return (path / "config.json").is_file() or (path / "modules.json").is_file()
 
 
+def files(path: Path) -> dict[str, Path]:
+    """The files by their path in the folder; in the library's own cache each is a link to where it lies."""
+    found = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    names = {file.relative_to(path).as_posix(): file for file in found}
+    return {name: file for name, file in names.items() if not any(part.startswith(".") for part in Path(name).parts)}
+
+
 def read(path: Path, task: str = "") -> HuggingFaceFolder:
     """Check the folder; a ModelError says everything that is missing, and where to get it."""
     modules: list[dict[str, Any]] = _json(path / "modules.json", list) if (path / "modules.json").is_file() else []

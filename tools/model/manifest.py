@@ -8,15 +8,13 @@ from typing import Any
 import numpy as np
 
 from server.model.manifest import DEFAULT_MAX_CHARACTERS, DEFAULT_MAX_SIZE, Input, Output, columns
-from tools.model import profile
+from tools.model import example, profile
 from tools.model.conversion import Conversion
 from tools.model.errors import ModelError
 from tools.model.settings import Settings
 from tools.model.tensors import Array, Tensor, Tensors, row_count
-from tools.model.training_data import ANY_SIZE, Table
+from tools.model.training_data import Table
 
-_BLACK_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC"
-"""A PNG of one black pixel, in base64."""
 _TEXT_ROOM = 4
 """A client's text may be so many times as long as the longest in the training data, which are a sample."""
 _MIN_CHARACTERS = 1024
@@ -24,10 +22,17 @@ _MIN_CHARACTERS = 1024
 
 
 def describe(
-    settings: Settings, conversion: Conversion, outputs: list[Tensor], answers: Tensors, table: Table | None
+    settings: Settings,
+    conversion: Conversion,
+    outputs: list[Tensor],
+    answers: Tensors,
+    table: Table | None,
+    run: example.Run | None,
 ) -> dict[str, Any]:
-    """Write the members of model.json, without `hooks` and `source`."""
-    inputs = [_nullable(tensor, conversion.feed[tensor.name], table) for tensor in conversion.inputs]
+    """Write the members of model.json, without `hooks` and `source`; `run` answers shorter rows for the example."""
+    inputs = conversion.inputs
+    if conversion.format != "python" or conversion.call == "tensors":  # else its annotations say what may be missing
+        inputs = [_nullable(tensor, conversion.feed[tensor.name], table) for tensor in inputs]
     labels = _labels(settings, conversion, outputs)
     manifest: dict[str, Any] = {"name": settings.name, "version": settings.version}
     if conversion.format != "onnx":
@@ -39,7 +44,13 @@ def describe(
         _tensor(conversion, tensor) | ({"labels": labels[tensor.name]} if tensor.name in labels else {})
         for tensor in outputs
     ]
-    manifest["example"] = settings.example or _example(settings, inputs, conversion.feed, table)
+    if settings.example:
+        manifest["example"] = settings.example
+    elif settings.image is not None:
+        rows = conversion.feed[inputs[0].name] if table else None
+        manifest["example"] = example.picture(manifest["inputs"][0]["image"], rows)
+    else:
+        manifest["example"] = example.of_rows(inputs, conversion.feed, answers, run)
     if table:
         manifest["profile"] = _profile(settings, conversion, inputs, outputs, labels, answers)
     return manifest
@@ -70,7 +81,8 @@ def _labels(settings: Settings, conversion: Conversion, outputs: list[Tensor]) -
 
 
 def _tensor(conversion: Conversion, tensor: Tensor) -> dict[str, Any]:
-    return {"name": tensor.name, "datatype": tensor.datatype, "shape": conversion.batching.shape(tensor.row_shape)}
+    shape = conversion.batching.shape(tensor.row_shape)
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": shape} | tensor.members
 
 
 def _input(settings: Settings, conversion: Conversion, tensor: Tensor, table: Table | None) -> dict[str, Any]:
@@ -80,6 +92,8 @@ def _input(settings: Settings, conversion: Conversion, tensor: Tensor, table: Ta
     if tensor.nullable:
         description["nullable"] = True
     description |= maxima(tensor, conversion.feed[tensor.name] if table else None)
+    asked = {"max_size": settings.max_size, "max_characters": settings.max_characters}
+    description |= {name: asked[name] for name in asked.keys() & description.keys() if asked[name] is not None}
     if settings.image is not None:
         if len(tensor.row_shape) != 3:
             raise ModelError(f"--image: {tensor} is no picture, which has channels, height and width")
@@ -93,43 +107,16 @@ def maxima(tensor: Tensor, data: Array | None) -> dict[str, int]:
     """Bound what is free in a row by the training data: axes as they are there, texts with room for longer ones."""
     found: dict[str, int] = {}
     free = [axis for axis, size in enumerate(tensor.row_shape, start=1) if size == -1]
+    if "image" in tensor.members:
+        return found  # a picture is bounded by its pixels
     if free:
-        found["max_size"] = DEFAULT_MAX_SIZE if data is None else max(data.shape[axis] for axis in free)
+        known = tensor.max_size or DEFAULT_MAX_SIZE
+        found["max_size"] = known if data is None else max(data.shape[axis] for axis in free)
     if tensor.datatype == "BYTES":
-        longest = None if data is None else int(np.char.str_len(data).max())
+        longest = None if data is None else max([len(text) for text in data.flat if text is not None], default=0)
         room = DEFAULT_MAX_CHARACTERS if longest is None else max(_MIN_CHARACTERS, longest * _TEXT_ROOM)
         found["max_characters"] = room
     return found
-
-
-def _example(settings: Settings, inputs: list[Tensor], feed: Tensors, table: Table | None) -> dict[str, Any]:
-    """Choose a row of the training data that lacks nothing, else zeros."""
-    if settings.image is not None:
-        return {"input": _BLACK_PIXEL}
-    rows = {tensor.name: _zeros(tensor) for tensor in inputs}
-    if table:
-        whole = [index for index in range(table.rows) if not any(_missing(array[index]) for array in feed.values())]
-        rows = {tensor.name: feed[tensor.name][whole[0] if whole else 0] for tensor in inputs}
-    values = {name: _json(row) for name, row in rows.items()}
-    return {"input": next(iter(values.values()))} if len(values) == 1 else {"inputs": values}
-
-
-def _zeros(tensor: Tensor) -> Array:
-    return np.zeros([ANY_SIZE if size == -1 else size for size in tensor.row_shape], dtype=tensor.dtype)
-
-
-def _missing(row: Array) -> bool:
-    return row.dtype.kind == "f" and bool(np.isnan(row).any())
-
-
-def _json(row: Any) -> Any:
-    """Convert a row to JSON's types, floats with no more digits than their own type holds."""
-    array = np.asarray(row)
-    if array.ndim:
-        return [_json(part) for part in array]
-    if array.dtype.kind == "f":
-        return None if np.isnan(array) else float(str(array[()]))
-    return array.item()
 
 
 def _profile(

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +19,36 @@ from server.model.manifest import read_manifest
 from server.model.pt2_file import read_archive
 from server.predictor import warm_up
 from tools import environment
-from tools.model import compare, folder, training_data
+from tools.model import compare, folder, huggingface_folder, predictor_folder, predictor_package, training_data
 from tools.model.conversion import Conversion
 from tools.model.converters import CONVERTERS
-from tools.model.errors import ModelError
+from tools.model.errors import ConversionError, ModelError
 from tools.model.formats import Format, detect
 from tools.model.manifest import describe
 from tools.model.onnx_session import OnnxSession
-from tools.model.settings import Settings
+from tools.model.predictor_folder import file_digest
+from tools.model.settings import PLACEHOLDERS, Settings
+from tools.model.source_folder import model_of
 from tools.model.tensors import Tensor, Tensors, datatype_of
+from tools.model.waiting import waiting
 
 ROOT = Path(__file__).resolve().parents[2]
 _STATE_DICTS = (Format.STATE_DICT, Format.SAFETENSORS)
+_LIBRARIES = (Format.SKOPS, Format.XGBOOST, Format.LIGHTGBM, Format.HUGGINGFACE)
+"""Formats whose own library can serve the model."""
 _ONLY_FOR = {
     "class": ("class_name", _STATE_DICTS),
     "args": ("arguments", _STATE_DICTS),
     "key": ("key", (Format.STATE_DICT,)),
-    "input": ("inputs", (*_STATE_DICTS, Format.TORCHSCRIPT)),
-    "outputs": ("outputs", (*_STATE_DICTS, Format.TORCHSCRIPT, Format.PT2)),
+    "input": ("inputs", (*_STATE_DICTS, Format.TORCHSCRIPT, Format.ONNX, Format.PREDICTOR)),
+    "outputs": ("outputs", (*_STATE_DICTS, Format.TORCHSCRIPT, Format.PT2, Format.ONNX)),
     "trust": ("trust", (Format.SKOPS, Format.TORCHSCRIPT)),
-    "keep": ("keep", (Format.PT2,)),
+    "task": ("task", (Format.HUGGINGFACE,)),
+    "keep": ("keep", (Format.PT2, *_LIBRARIES)),
 }
 """The setting of each option that says nothing about a file of another format, and the formats that it is for."""
 _BATCH_MODES = {
-    **dict.fromkeys((*_STATE_DICTS, Format.TORCHSCRIPT), ("dynamic", "fixed", "none")),
-    **dict.fromkeys((Format.ONNX, Format.PT2), ("dynamic", "none")),
+    **dict.fromkeys((*_STATE_DICTS, Format.TORCHSCRIPT, Format.ONNX, Format.PT2), ("dynamic", "fixed", "none")),
 }
 """The modes that may be asked for; files of other formats say themselves how many rows they take."""
 
@@ -56,31 +61,86 @@ class Package:
     conversion: Conversion
     manifest: dict[str, Any]
     notes: list[str]
+    predictor: predictor_package.Predictor | None = None
+    """Of format "python"."""
+
+    @property
+    def bytes(self) -> int:
+        """Size of the model: of its file, or of all that its code needs in the folder."""
+        contents = [self.conversion.model, *self.conversion.files.values()]
+        return sum(len(each) if isinstance(each, bytes) else each.stat().st_size for each in contents)
 
 
 def package(settings: Settings) -> Package:
     """Write the folder; a ModelError says why there is none."""
-    digest = hashlib.sha256(settings.source.read_bytes()).hexdigest()
+    settings = replace(settings, source=model_of(settings.source))
+    found = detect(settings.source)
+    digest = _digest(settings.source)
     if settings.sha256 and settings.sha256 != digest:
         raise ModelError(f"--sha256 is not that of {settings.source}, which has {digest}")
-    found = detect(settings.source)
     _check(settings, found, digest)
-    folder.check_replaceable(settings.folder, replace=settings.replace, hooks=settings.hooks is not None)
+    if settings.folder != settings.source:
+        _check_folder(settings)
     table = None
     if settings.data:
         table = training_data.read(settings.data, features=settings.features, target=settings.target)
-    conversion = convert(settings, found, table)
+    conversion = predictor_package.read(settings) if found is Format.PREDICTOR else convert(settings, found, table)
     source = {"file": settings.source.name, "format": found.value, "sha256": digest, "packages": conversion.versions}
-    return _write(settings, table, conversion, source)
+    if conversion.format == "python":
+        return _written(settings, predictor_package.write(settings, table, conversion, source))
+    if settings.keep == "library":
+        raise ModelError(f"--keep library: {found.value} models are served as ONNX only")
+    try:
+        return _write(settings, table, conversion, source)
+    except ConversionError as reason:
+        if settings.keep or found not in _LIBRARIES:
+            raise
+        kept = convert(replace(settings, keep="library"), found, table)
+        if kept.format != "python":
+            raise
+        notes = [f"kept with its own library, because {reason}", *kept.notes]
+        return _written(settings, predictor_package.write(settings, table, replace(kept, notes=notes), source))
+
+
+def _written(settings: Settings, made: predictor_package.Predictor) -> Package:
+    return Package(
+        settings=settings,
+        conversion=made.conversion,
+        manifest=made.manifest,
+        notes=[*made.notes, *_infinite(made.answers)],
+        predictor=made,
+    )
+
+
+def _digest(source: Path) -> str:
+    """SHA-256 of the model: of a folder, over its files."""
+    if source.is_dir():
+        own = (source / "predictor.py").is_file()
+        return predictor_folder.digest((predictor_folder if own else huggingface_folder).files(source))
+    return file_digest(source)
+
+
+def _check_folder(settings: Settings) -> None:
+    if settings.source.is_dir() and settings.folder.is_relative_to(settings.source):
+        raise ModelError(f"--to {settings.folder} lies in the model's own folder: name one elsewhere")
+    given = {"hooks.py": settings.hooks, "requirements.txt": settings.requirements}
+    folder.check_replaceable(
+        settings.folder, replace=settings.replace, given=frozenset(name for name, file in given.items() if file)
+    )
 
 
 def _check(settings: Settings, found: Format, digest: str) -> None:
     name = settings.source.name
+    needs: dict[str, str] = {}
     mistakes = [
         f"--{option} says nothing about a model of this kind: {name} is {found.value}"
         for option, (setting, formats) in _ONLY_FOR.items()
         if getattr(settings, setting) and found not in formats
     ]
+    if (settings.keep == "library" and found is Format.PT2) or (settings.keep == "pt2" and found in _LIBRARIES):
+        mistakes.append(f"--keep {settings.keep} says nothing about {found.value}")
+    if settings.requirements and not settings.hooks:
+        mistakes.append("--requirements is for --hooks; a folder with predictor.py has its own requirements.txt")
     if settings.batching.mode not in _BATCH_MODES.get(found, ("dynamic",)):
         mistakes.append(
             f"--batch {settings.batching.rows or settings.batching.mode}: {name} says itself how many rows it takes"
@@ -90,14 +150,23 @@ def _check(settings: Settings, found: Format, digest: str) -> None:
             f"--class is missing: {name} has tensors only; name the class that builds the network and"
             " the Python file it is in, --class net.py:Net"
         )
+        needs["class"] = PLACEHOLDERS["class"]
     if found is Format.TORCHSCRIPT and not (settings.sha256 and "torchscript" in settings.trust):
         mistakes.append(
             f"{name} is TorchScript, a program that can do anything when it is loaded or run.\n"
             "  Safer: save the state dict, torch.save(network.state_dict(), 'model.pth'), and name its --class.\n"
             f"  If you trust whoever made it: --trust torchscript --sha256 {digest}"
         )
+        needs |= {"trust": "torchscript", "sha256": digest}
+        if not settings.inputs and not settings.data:
+            mistakes.append(
+                "--input is missing: say what a row looks like, --input 3 or --input 3x224x224, or give --data"
+            )
+            needs["input"] = PLACEHOLDERS["input"]
     if mistakes:
-        raise ModelError(*mistakes)
+        raise ModelError(*mistakes, needs=needs)
+    if found is Format.HUGGINGFACE:
+        huggingface_folder.read(settings.source, settings.task)
     if found is Format.PT2:
         try:
             read_archive(settings.source)
@@ -123,10 +192,12 @@ def convert(settings: Settings, found: Format, table: training_data.Table | None
         }
         with (scratch / "log").open("wb") as log:
             command = [str(python), "-m", "tools.model.worker", str(scratch)]
-            status = subprocess.run(command, cwd=ROOT, env=variables, stdout=log, stderr=log, check=False).returncode
-        error = scratch / "error.txt"
+            with waiting(f"{settings.source.name}: reading and converting it ({found.value})"):
+                done = subprocess.run(command, cwd=ROOT, env=variables, stdout=log, stderr=log, check=False)
+        status, error = done.returncode, scratch / "error.json"
         if error.is_file():
-            raise ModelError(error.read_text())
+            told = json.loads(error.read_text())
+            raise ModelError(*told["mistakes"], needs=told["needs"])
         if status or not (scratch / "result.json").is_file():
             last = (scratch / "log").read_text(errors="replace").strip().splitlines()[-8:]
             ended = f"was ended by signal {-status}" if status < 0 else f"failed with status {status}"
@@ -137,6 +208,7 @@ def convert(settings: Settings, found: Format, table: training_data.Table | None
 def _write(
     settings: Settings, table: training_data.Table | None, conversion: Conversion, source: dict[str, Any]
 ) -> Package:
+    run = None
     if conversion.format == "pt2" and conversion.expected is not None:
         answers = conversion.expected
         outputs = [
@@ -145,20 +217,25 @@ def _write(
         ]
     else:
         session = OnnxSession(conversion)
+        run = session.run
         answers = session.run(conversion.feed)
         outputs = session.outputs(answers)
         difference = _compare(settings, conversion, session, answers)
         if difference:
             source["compared_rows"] = difference.rows
             source["largest_difference"] = {"absolute": difference.absolute, "relative": difference.relative}
-    manifest = describe(settings, conversion, outputs, answers, table)
-    files = {f"model.{conversion.format}": conversion.model}
+    manifest = describe(settings, conversion, outputs, answers, table, run)
+    files: dict[str, bytes | Path] = {f"model.{conversion.format}": conversion.model}
     if settings.hooks:
-        files["hooks.py"] = settings.hooks.read_bytes()
-        manifest["hooks"] = {"sha256": hashlib.sha256(files["hooks.py"]).hexdigest()}
+        files["hooks.py"] = hooks = settings.hooks.read_bytes()
+        manifest["hooks"] = {"sha256": hashlib.sha256(hooks).hexdigest()}
+    if settings.requirements:
+        files["requirements.txt"] = settings.requirements.read_bytes()
     manifest["source"] = source
-    files["model.json"] = (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()
-    folder.write(settings.folder, files, _approve)
+    with folder.written(settings.folder) as new:
+        folder.fill(new, files)
+        folder.describe(new, manifest)
+        _approve(new)
     notes = [*conversion.notes, *_infinite(answers)]
     return Package(settings=settings, conversion=conversion, manifest=manifest, notes=notes)
 
@@ -181,6 +258,9 @@ def _compare(
 
 def _approve(new: Path) -> None:
     """Have the server load the model and answer its example; of a .pt2, which needs PyTorch, read the manifest."""
+    if (new / "requirements.txt").is_file():
+        predictor_package.approve(new, predictor_package.ready(new, "hooks.py"), "hooks.py")
+        return
     try:
         if read_manifest(new / "model.json").format == "onnx":
             warm_up(load_model(new))

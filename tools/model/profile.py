@@ -44,7 +44,14 @@ def numeric(values: Array) -> dict[str, Any] | None:
 
 
 def categorical(values: Array, labels: Sequence[str] = ()) -> dict[str, Any] | None:
-    """Count each value: strings, truths, or indices of `labels`; None when there are more than MAX_CATEGORIES."""
+    """Count each value: strings, truths, or indices of `labels`; None when there are more than MAX_CATEGORIES.
+
+    None is `missing`.
+    """
+    missing = [value is None for value in values] if values.dtype.kind == "O" else []
+    if any(missing):
+        column = categorical(values[np.logical_not(missing)])
+        return column and column | {"missing": sum(missing)}
     if labels:
         known = values[(values >= 0) & (values < len(labels))]
         names = dict(zip(labels, np.bincount(known, minlength=len(labels)).tolist(), strict=True))

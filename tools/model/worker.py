@@ -1,11 +1,12 @@
 """The process that converts: `python -m tools.model.worker <scratch folder>`, in an environment with the packages.
 
-It reads what the command left in the folder, and leaves the converted model there, or error.txt.
+It reads what the command left in the folder, and leaves the converted model there, or error.json.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def main(folder: Path) -> None:
         converter = importlib.import_module(f"tools.model.converters.{module}")
         converter.convert(settings, Table.load(folder)).save(folder)
     except ModelError as error:
-        (folder / "error.txt").write_text(str(error))
+        (folder / "error.json").write_text(json.dumps({"mistakes": error.mistakes, "needs": error.needs}))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from ..errors import StartError
 
 MODULE = "predictor"
 """Name of the module in predictor.py."""
-_SUFFIXES = (".py", ".pyc", ".pyd", ".so")
+CODE_SUFFIXES = (".py", ".pyc", ".pyd", ".so")
+"""Endings of the files that Python could run, all of which must be declared."""
 _PACKAGE_AGAIN = "package the model again with `make model`, which writes its digest"
 
 
@@ -39,7 +40,7 @@ def load_predictor(folder: Path, declared: Mapping[str, str]) -> ModuleType:
         contents = _code_files(folder)
     except OSError as error:
         raise StartError(f"{error.filename} cannot be read: {error.strerror}") from None
-    _check(folder, contents, declared)
+    check_code(folder, contents, declared)
     for finder in [each for each in sys.meta_path if isinstance(each, _Finder)]:
         finder.remove()
     sys.meta_path.insert(0, _Finder(folder, contents))
@@ -78,11 +79,12 @@ def _code_files(folder: Path) -> dict[str, bytes]:
     return {
         file.relative_to(folder).as_posix(): file.read_bytes()
         for file in sorted(folder.rglob("*"))
-        if file.suffix in _SUFFIXES and "__pycache__" not in file.parts and file.is_file()
+        if file.suffix in CODE_SUFFIXES and "__pycache__" not in file.parts and file.is_file()
     }
 
 
-def _check(folder: Path, contents: Mapping[str, bytes], declared: Mapping[str, str]) -> None:
+def check_code(folder: Path, contents: Mapping[str, bytes], declared: Mapping[str, str]) -> None:
+    """Raise a StartError unless `contents`, the folder's code by path, is what model.json declares."""
     if f"{MODULE}.py" not in contents:
         raise StartError(f"{folder / MODULE}.py is missing, which a model of format python has")
     for name, content in contents.items():
@@ -118,7 +120,11 @@ class _Finder(importlib.abc.MetaPathFinder):
         }
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None, /
+        self,
+        fullname: str,
+        path: Sequence[str] | None,
+        target: ModuleType | None = None,  # noqa: ARG002  # importlib's
+        /,
     ) -> importlib.machinery.ModuleSpec | None:
         """Return the spec of a declared file, or of a folder with one."""
         name = fullname.replace(".", "/")
@@ -153,5 +159,5 @@ class _Loader(importlib.machinery.SourceFileLoader):
         super().__init__(fullname, path)
         self._content = content
 
-    def get_code(self, fullname: str) -> CodeType:
+    def get_code(self, fullname: str) -> CodeType:  # noqa: ARG002  # importlib's
         return compile(self._content, self.path, "exec", dont_inherit=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import Problem
 from .hooks import Hooks, load_hooks
-from .inputs import Inputs, PlainRow, stack
+from .inputs import Inputs, PlainRow, stack, text_length
 from .manifest import Manifest, read_manifest
 from .pixels import PixelReader
 from .tensors import Array, Tensors, fits
@@ -73,14 +73,14 @@ class Model:
             array, row_shape = inputs[tensor.name], self.manifest.row_shape(tensor)
             width = math.prod(row_shape if tensor.image else array.shape[1:])
             if array.dtype == object and not tensor.image:
-                width *= _CHARACTER_COST * max([_MIN_CHARACTERS, *map(len, array.flat)])
+                width *= _CHARACTER_COST * max([_MIN_CHARACTERS, *map(text_length, array.flat)])
             values += width
             sizes = zip(array.shape[1:], row_shape, strict=False)  # a picture is not decoded yet
             longest = max([longest, *(size for size, wanted in sizes if wanted == -1)])
         return max(values, longest**2)
 
     def prepare(self, inputs: Inputs) -> Inputs:
-        """Decode one request's pictures to pixels, unless they are so many that `run` does, and JSON to code's types."""
+        """Decode one request's pictures to pixels, unless so many that `run` does, and its JSON to the code's types."""
         if isinstance(inputs, PlainRow):
             return inputs
         if self._author and self._author.converts:

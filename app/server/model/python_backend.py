@@ -55,7 +55,7 @@ class PythonBackend:
         """Whether `convert` does anything."""
 
     def convert(self, inputs: Tensors) -> Tensors:
-        """Turn one request's decoded JSON into the parameters' types; a Problem names the row and the field at fault."""
+        """Turn one request's decoded JSON into the parameters' types; a Problem names the row and field at fault."""
         try:
             return self._signature.convert(inputs)
         except InputError as error:
@@ -105,7 +105,7 @@ class PythonBackend:
         return {name: to_tensor(name, columns[name], datatype, shape) for name, datatype, shape in self._outputs}
 
     def stream(self, inputs: Tensors) -> Iterator[Any]:
-        """Yield the answer to the only row of `inputs` piece by piece, as JSON has it. Closing it closes the author's."""
+        """Yield the answer to the only row of `inputs` piece by piece, as JSON; closing it closes the author's."""
         try:
             arguments, named = next(self._signature.rows(inputs))
         except InputError as error:
@@ -113,7 +113,7 @@ class PythonBackend:
         pieces = self._next(lambda: cast(Callable[..., Any], self._stream)(*arguments, **named))
         with contextlib.closing(pieces):
             while (piece := self._next(lambda: next(pieces, _END))) is not _END:
-                yield self._checked(lambda: builtins(piece))  # noqa: B023  # called at once
+                yield self._checked(lambda: builtins(piece))
 
     def _next(self, step: Callable[[], T]) -> T:
         try:

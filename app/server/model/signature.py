@@ -1,4 +1,4 @@
-"""Signature of the author's predictor: its annotations as tensors, its arguments from tensors, tensors from its answers.
+"""Signature of the author's predictor: annotations as tensors, arguments from tensors, tensors from answers.
 
 Packaging writes model.json by it, and the server calls the code by it. It imports no server but `datatypes` and
 `tensors`; Pillow only where a parameter is a picture.
@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import sys
 import types
 import typing
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias, cast, get_args, get_origin
 
@@ -19,7 +18,7 @@ import msgspec
 import numpy as np
 
 from .datatypes import NUMPY_NAMES, Datatype
-from .tensors import Array, Tensors
+from .tensors import Array, Tensors, fits, objects
 
 Call: TypeAlias = Literal["tensors", "batch", "row"]
 OUTPUT = "output"
@@ -251,7 +250,7 @@ class Signature:
             if slot.choices:
                 _check_choices(slot, array)
             elif slot.datatype == "JSON" and slot.type is not Any:
-                converted[slot.name] = _objects([_converted(slot, value, row) for row, value in enumerate(array)])
+                converted[slot.name] = objects([_converted(slot, value, row) for row, value in enumerate(array)])
         return converted
 
     def arguments(self, inputs: Tensors) -> tuple[list[Any], dict[str, Any]]:
@@ -354,7 +353,7 @@ def to_tensor(name: str, values: Any, datatype: Datatype, row_shape: list[int]) 
     Rows of different lengths, where -1 allows them, become an object array of lists.
     """
     if datatype == "JSON":
-        return _objects([builtins(value) for value in _sequence(values, name)])
+        return objects([builtins(value) for value in _sequence(values, name)])
     if datatype == "BYTES":
         return _strings(name, values, row_shape)
     wanted = np.dtype(NUMPY_NAMES[datatype])
@@ -381,7 +380,7 @@ def to_tensor(name: str, values: Any, datatype: Datatype, row_shape: list[int]) 
 
 
 def describe(name: str, values: Any) -> Slot:
-    """Tell an output from its values, where no annotation does: the narrowest datatype, and the sizes that rows share."""
+    """Tell an output from its values, where no annotation does: its narrowest datatype, and the sizes of its rows."""
     if not isinstance(values, list | tuple):
         values = np.asarray(values)
     if isinstance(values, np.ndarray):
@@ -632,7 +631,7 @@ def _values(slot: Slot, array: Array) -> Iterable[Any]:
         return list(array)
     values = cast("list[Any]", array.tolist())
     if slot.nullable and array.dtype.kind == "f":
-        return [None if value != value else value for value in values]  # noqa: PLR0124  # NaN is not itself
+        return [None if value != value else value for value in values]
     return values
 
 
@@ -640,13 +639,6 @@ def _picture(pixels: Array) -> Any:
     from PIL import Image
 
     return Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8))
-
-
-def _objects(values: Sequence[Any]) -> Array:
-    array = np.empty(len(values), dtype=object)
-    for row, value in enumerate(values):
-        array[row] = value
-    return array
 
 
 def _sequence(value: Any, name: str = "") -> Any:
@@ -681,11 +673,11 @@ def _strings(name: str, values: Any, row_shape: list[int]) -> Array:
 def _ragged(name: str, values: Any, datatype: Datatype, row_shape: list[int]) -> Array:
     if -1 not in row_shape:
         raise AnswerError(f"predict returned {name!r} with rows of different shapes, model.json has {row_shape}")
-    return _objects([to_tensor(name, [row], datatype, row_shape)[0].tolist() for row in values])
+    return objects([to_tensor(name, [row], datatype, row_shape)[0].tolist() for row in values])
 
 
 def _check_row_shape(name: str, shape: Sequence[int], wanted: list[int]) -> None:
-    if len(shape) != len(wanted) or any(each not in (-1, size) for size, each in zip(shape, wanted, strict=True)):
+    if not fits(shape, wanted):
         raise AnswerError(f"predict returned {name!r} with rows of shape {list(shape)}, model.json has {wanted}")
 
 

@@ -60,7 +60,7 @@ def convert(settings: Settings, folder: HuggingFaceFolder, network: Any, tokeniz
         call=None,
         requirements=chosen.requirements,
         inputs=[],
-        feed={"prompt": np.array(_PROMPTS)},
+        feed={"prompt": np.array(_PROMPTS), "max_tokens": np.full(len(_PROMPTS), _EXAMPLE_TOKENS)},
         notes=[*notes, *chosen.notes],
         versions={"transformers": transformers.__version__, "torch": torch.__version__},
     )
