@@ -133,7 +133,7 @@ def _text_model(settings: Settings, table: Table | None, folder: HuggingFaceFold
     return Conversion(
         model=b"",
         format="python",
-        files=chosen.files,
+        files={**chosen.files},
         call="tensors",
         requirements=chosen.requirements,
         inputs=[Tensor(name="text", datatype="BYTES", row_shape=())],

@@ -56,7 +56,7 @@ def convert(settings: Settings, folder: HuggingFaceFolder, network: Any, tokeniz
     return Conversion(
         model=b"",
         format="python",
-        files=chosen.files,
+        files={**chosen.files},
         call=None,
         requirements=chosen.requirements,
         inputs=[],
