@@ -60,11 +60,6 @@ def rows(settings: Settings, signature: dict[str, Any], given: Tensors, table: T
     return Rows(inputs=inputs, feed=feed, example=_chosen(example, inputs, feed, folder))
 
 
-def first_row(inputs: list[Tensor], feed: Tensors, folder: Path) -> dict[str, Any]:
-    """Make a request of the first row that lacks nothing."""
-    return _chosen(None, inputs, feed, folder)
-
-
 def _named_inputs(settings: Settings, given: Tensors, table: Table | None) -> list[dict[str, Any]]:
     """The inputs of code that takes all tensors in one dict, which says nothing about them."""
     if settings.inputs and all(tensor.name for tensor in settings.inputs):
