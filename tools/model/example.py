@@ -73,8 +73,9 @@ def _answered(feed: Tensors, answers: Tensors) -> int:
     return next(iter(whole or finite), 0)
 
 
-def _finite(values: Array) -> bool:
-    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
+def _finite(values: Any) -> bool:
+    """Tell it of a row's numbers; a value of JSON or a text is no array."""
+    return not hasattr(values, "dtype") or values.dtype.kind != "f" or bool(np.isfinite(values).all())
 
 
 def _shorter(inputs: list[Tensor], row: Tensors) -> Iterator[Tensors]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from server.model.onnx_file import has_graph
 from tools.model import foreign_formats
 from tools.model.errors import ModelError
+from tools.model.huggingface_folder import is_huggingface
 
 _TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The start of the pickles in PyTorch's own files before 1.6, after the protocol."""
@@ -30,6 +31,7 @@ class Format(Enum):
     XGBOOST = "XGBoost"
     LIGHTGBM = "LightGBM"
     CATBOOST = "CatBoost"
+    HUGGINGFACE = "Hugging Face"
     PREDICTOR = "Python code (predictor.py)"
 
 
@@ -50,6 +52,8 @@ def detect(path: Path) -> Format:
     """Tell the format; a ModelError says what the file is instead and how to save the model."""
     if (path / "predictor.py").is_file():
         return Format.PREDICTOR
+    if is_huggingface(path):
+        return Format.HUGGINGFACE
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
