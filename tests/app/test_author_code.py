@@ -99,5 +99,5 @@ def test_what_fails_is_told_with_file_and_line(tmp_path: Path, content: str, mes
 @pytest.mark.parametrize("name", ["queue.py", "server/__init__.py"])
 def test_a_file_that_hides_another_module_is_refused(tmp_path: Path, name: str) -> None:
     folder = write(tmp_path, **{name: ""})
-    with pytest.raises(StartError, match="hides the module .* give it another name"):
+    with pytest.raises(StartError, match=r"hides the module .* give it another name"):
         load_predictor(folder, digests(folder))

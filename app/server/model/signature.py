@@ -494,10 +494,9 @@ def _members(kind: Any) -> dict[str, Any] | None:
     """Return the members of a dataclass, a TypedDict or a NamedTuple by name; None for any other type."""
     if not isinstance(kind, type):
         return None
-    kind = cast(Any, kind)
-    if dataclasses.is_dataclass(kind):
+    if dataclasses.is_dataclass(cast(Any, kind)):
         return {name: annotation for name, (annotation, _) in _fields(kind).items()}
-    if typing.is_typeddict(kind) or (issubclass(kind, tuple) and hasattr(kind, "_fields")):
+    if typing.is_typeddict(kind) or (issubclass(cast(type, kind), tuple) and hasattr(cast(Any, kind), "_fields")):
         return typing.get_type_hints(kind, include_extras=True)
     return None
 
@@ -691,10 +690,8 @@ def _check_row_shape(name: str, shape: Sequence[int], wanted: list[int]) -> None
 def _builtin(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return cast(Array, value).tolist()
-    if isinstance(value, np.generic):
-        return value.item()
-    if hasattr(value, "tolist"):
-        return cast(Any, value).tolist()
+    if hasattr(value, "tolist"):  # a number of numpy's, or an array of another library
+        return value.tolist()
     raise TypeError(f"{type(value).__name__} is no JSON")
 
 
