@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def test_tensors_go_in_and_come_out(start_server: StartServer, tmp_path: Path) -
     assert (wrong["code"], wrong["path"]) == ("wrong_type", "$.input.b")
     for row, message in (({"a": 1, "b": 2}, "missing required field `c`"), ({"a": 1, "b": 2, "c": 3, "d": 4}, "`d`")):
         answer = asked(server, {"input": row})
-        assert answer.status_code == 422 and message in answer.json()["error"]["message"]
+        assert answer.status_code == 422
+        assert message in answer.json()["error"]["message"]
     twice = server.post('{"input": {"a": 1, "b": 2, "c": 3, "a": 4}}')
     assert (twice.status_code, twice.json()["error"]["path"]) == (400, "$.input.a")
 
@@ -120,7 +122,7 @@ def test_whose_fault_a_failure_is(failing: Server, rows: Any, status: int, code:
 
 
 @pytest.fixture(scope="module")
-def failing(tmp_path_factory: pytest.TempPathFactory):  # noqa: ANN201  # a fixture
+def failing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = write_predictor(
         tmp_path_factory.mktemp("failing"), FAILING, inputs=TEXT, outputs=NUMBER, example={"input": "ab"}, call="batch"
     )
@@ -172,7 +174,7 @@ ROW = {"items": [{"name": "a", "price": 1}], "size": "s"}
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory):  # noqa: ANN201  # a fixture
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = write_predictor(
         tmp_path_factory.mktemp("shop"),
         SHOP,
@@ -233,7 +235,8 @@ def test_v2_has_json_as_text(shop: Server) -> None:
     assert "(at $.inputs[1].data[0][0])" in asked(shop, {"inputs": inputs}, "/v2/models/test/infer").json()["error"]
     inputs[1]["data"] = ["{"]
     answer = asked(shop, {"inputs": inputs}, "/v2/models/test/infer")
-    assert answer.status_code == 400 and "$.inputs[1].data[0]" in answer.json()["error"]
+    assert answer.status_code == 400
+    assert "$.inputs[1].data[0]" in answer.json()["error"]
     metadata = shop.get("/v2/models/test").json()
     assert [each["datatype"] for each in metadata["inputs"]] == ["BYTES", "BYTES", "BYTES", "INT64"]
     assert metadata["parameters"]["json_schemas"] == {"items": ITEMS_SCHEMA}
@@ -286,7 +289,8 @@ def test_pictures_of_any_size_are_the_codes_own(start_server: StartServer, tmp_p
     large = server.post(b'{"input": "' + b"A" * (15 * 2**20) + b'"}')
     assert large.status_code == 422
     too_large = server.post(b"A" * (17 * 2**20))
-    assert too_large.status_code == 413 and "MAX_BODY_BYTES" in too_large.json()["error"]["message"]
+    assert too_large.status_code == 413
+    assert "MAX_BODY_BYTES" in too_large.json()["error"]["message"]
 
 
 def test_a_generator_streams_and_is_collected(tmp_path: Path) -> None:
@@ -363,7 +367,7 @@ def test_a_slow_model_delays_the_start_by_two_runs(tmp_path: Path) -> None:
         ("class Predictor:\n def predict(self, text: str) -> str: ...", {}, "answers 'output' as BYTES"),
         ("class Predictor:\n def predict(self, text: str) -> float: ...", {"streams": True}, "package the model again"),
         (
-            "class Predictor:\n def __init__(self): open('/nowhere/at/all')\n def predict(self, text: str) -> float: ...",
+            "class Predictor:\n def __init__(self): open('/no/file')\n def predict(self, text: str) -> float: ...",
             {},
             "predictor.py, line 2: FileNotFoundError",
         ),
@@ -373,9 +377,8 @@ def test_a_slow_model_delays_the_start_by_two_runs(tmp_path: Path) -> None:
 def test_what_does_not_agree_with_model_json_does_not_start(
     tmp_path: Path, code: str, changes: dict[str, Any], message: str
 ) -> None:
-    folder = write_predictor(
-        tmp_path, code, inputs=TEXT, outputs=NUMBER, example={"input": "a"}, **({"call": "row"} | changes)
-    )
+    members: Any = {"call": "row", **changes}
+    folder = write_predictor(tmp_path, code, inputs=TEXT, outputs=NUMBER, example={"input": "a"}, **members)
     with pytest.raises(StartError, match=message):
         loaded(folder)
 

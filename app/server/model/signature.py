@@ -399,7 +399,7 @@ def describe(name: str, values: Any) -> Slot:
             fixed = datatype != "BYTES" and len(rows) > 1 and len(lengths) == 1
             return Slot(name=name, datatype=datatype, row_shape=[lengths.pop() if fixed else -1])
     try:
-        array = np.asarray(rows)
+        array: Array = np.asarray(rows)
     except ValueError:
         array = np.empty(0, dtype=object)
     if array.ndim > 2 and array.dtype.kind in "fiub":
@@ -496,7 +496,7 @@ def _members(kind: Any) -> dict[str, Any] | None:
         return None
     if dataclasses.is_dataclass(cast(Any, kind)):
         return {name: annotation for name, (annotation, _) in _fields(kind).items()}
-    if typing.is_typeddict(kind) or (issubclass(cast(type, kind), tuple) and hasattr(cast(Any, kind), "_fields")):
+    if typing.is_typeddict(kind) or (issubclass(kind, tuple) and hasattr(cast(Any, kind), "_fields")):
         return typing.get_type_hints(kind, include_extras=True)
     return None
 
