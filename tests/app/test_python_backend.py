@@ -15,7 +15,10 @@ import pytest
 from PIL import Image
 
 from server.errors import Problem, StartError
+from server.model.inputs import held_bytes
 from server.model.loaded_model import Model, load_model
+from server.model.manifest import parse_manifest
+from server.model.tensors import Tensors, objects
 from server.predictor import warm_up
 from server.protocol.predict_json import Decoder
 from tests.app.conftest import StartServer
@@ -411,3 +414,29 @@ def test_a_row_that_its_dataclass_refuses_is_the_clients(tmp_path: Path) -> None
         model.run(model.join([rows.tensors]))
     assert rows.locate(raised.value).path == "$.inputs[1]"
     assert msgspec.json.encode(model.run({"age": rows.tensors["age"][:1]})["y"].tolist()) == b"[1.5]"  # pyright: ignore[reportIndexIssue]  # no plain row
+
+
+def test_json_and_missing_texts_count_by_their_length() -> None:
+    row = {"a": ["x" * 1000]}
+    small, large = ({"x": objects([value])} for value in (None, row))
+    assert held_bytes(small) < 200 < 1000 < held_bytes(large)
+    assert held_bytes({"x": objects(["a" * 1000, None])}) >= 1000
+    description = {
+        "name": "m",
+        "version": "1",
+        "format": "python",
+        "inputs": [tensor("x", "JSON", [-1])],
+        "outputs": NUMBER,
+        "example": {"input": 1},
+        "predictor": {"call": "batch", "sha256": {}},
+    }
+    model = Model(parse_manifest(json.dumps(description).encode()), Echo(), None)
+    assert model.sizes_vary
+    assert model.row_cost(large) > 4000 > model.row_cost(small) > 0
+
+
+class Echo:
+    """A backend that is not asked."""
+
+    def run(self, inputs: Tensors) -> Tensors:
+        return inputs

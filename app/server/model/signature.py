@@ -399,7 +399,7 @@ def describe(name: str, values: Any) -> Slot:
             fixed = datatype != "BYTES" and len(rows) > 1 and len(lengths) == 1
             return Slot(name=name, datatype=datatype, row_shape=[lengths.pop() if fixed else -1])
     try:
-        array: Array = np.asarray(rows)
+        array = np.asarray(rows)
     except ValueError:
         array = np.empty(0, dtype=object)
     if array.ndim > 2 and array.dtype.kind in "fiub":
@@ -408,7 +408,8 @@ def describe(name: str, values: Any) -> Slot:
 
 
 def _is_list_of(value: Any, kind: type) -> bool:
-    return isinstance(value, list) and bool(value) and all(_holds(each, kind) for each in cast("list[Any]", value))
+    values = cast("list[Any]", value) if isinstance(value, list) else []
+    return bool(values) and all(_holds(each, kind) for each in values)
 
 
 def _holds(value: Any, kind: type) -> bool:
@@ -497,7 +498,7 @@ def _members(kind: Any) -> dict[str, Any] | None:
     if dataclasses.is_dataclass(cast(Any, kind)):
         return {name: annotation for name, (annotation, _) in _fields(kind).items()}
     if typing.is_typeddict(kind) or (issubclass(kind, tuple) and hasattr(cast(Any, kind), "_fields")):
-        return typing.get_type_hints(kind, include_extras=True)
+        return typing.get_type_hints(cast(Any, kind), include_extras=True)
     return None
 
 
