@@ -26,4 +26,6 @@ CONVERTERS = {
     Format.SKOPS: Converter("skops", "sklearn"),
     Format.XGBOOST: Converter("xgboost", "trees"),
     Format.LIGHTGBM: Converter("lightgbm", "trees"),
+    Format.CATBOOST: Converter("catboost", "catboost"),
+    Format.HUGGINGFACE: Converter("huggingface", "hf"),
 }

@@ -1,4 +1,4 @@
-"""A LightGBM model as text, which is data only."""
+"""A LightGBM model as text, which is data only: turned into ONNX, or kept where that answers differently."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from tools.model import training_data
 from tools.model.conversion import Conversion
-from tools.model.converters import trees
+from tools.model.converters import library, trees
 from tools.model.errors import ModelError, explained
+from tools.model.predictors import lightgbm as predictor
 from tools.model.settings import Settings
-from tools.model.tensors import Array, Tensors
+from tools.model.tensors import Array, Tensor, Tensors
 from tools.model.training_data import Table
 
 lightgbm: Any = import_module("lightgbm")
@@ -25,7 +27,81 @@ _SOUND = (
 
 
 def convert(settings: Settings, table: Table | None) -> Conversion:
-    """Turn the trees into ONNX."""
+    """Turn the trees into ONNX; those that cannot be are kept."""
+    if settings.keep == "library":
+        return keep_library(settings, table)
+    try:
+        made = _converted(settings, table)
+        trees.check(settings, made)
+    except ModelError as reason:
+        if settings.keep == "onnx":
+            raise
+        return trees.noted(keep_library(settings, table), f"kept with LightGBM, because {reason}")
+    return made
+
+
+def keep_library(settings: Settings, table: Table | None) -> Conversion:
+    """Package the model with LightGBM itself."""
+    text = settings.source.read_text()
+    with explained(f"{settings.source.name} cannot be read by LightGBM"):
+        booster = lightgbm.Booster(model_str=text)
+        model = booster.dump_model()
+    names = _names(booster)
+    nodes = [node for tree in model["tree_info"] for node in _nodes(tree["tree_structure"])]
+    by_code = sorted({node["split_feature"] for node in nodes if node["decision_type"] == "=="})
+    lists: list[list[Any]] = booster.pandas_categorical or []
+    categories = _categories(settings, table, names, by_code, lists)
+    members: dict[str, Any] = {"frame": bool(categories), "categories": categories, "output": "prediction"}
+    width = int(booster.num_feature())
+    if categories:
+        texts = [name for name, values in categories.items() if any(isinstance(value, str) for value in values)]
+        inputs = library.columns(table, names, texts)
+    else:
+        features = settings.features or names
+        matrix = Tensor(name=trees.INPUT, datatype="FP64", row_shape=(width,), features=features, nullable=True)
+        inputs = training_data.with_features(table, [matrix])
+    splits = [
+        np.array([node["threshold"] for node in nodes if node["split_feature"] == each and each not in by_code], float)
+        for each in range(width)
+    ]
+    rows = library.feed(table, inputs) if table else trees.probe(splits, missing=True)
+    with explained("the model fails on these rows"):
+        answers = predictor.answers(booster, library.first_rows(rows), members)
+    pins = {"lightgbm": lightgbm.__version__}
+    if categories:
+        pins["pandas"] = import_module("pandas").__version__
+    return library.kept(
+        predictor, members, {"model.txt": text.encode()}, pins, inputs=inputs, feed=rows, expected=answers
+    )
+
+
+def _names(booster: Any) -> list[str]:
+    """The features' names, where the model was given any."""
+    names: list[str] = booster.feature_name()
+    return [] if names == [f"Column_{index}" for index in range(len(names))] else names
+
+
+def _categories(
+    settings: Settings, table: Table | None, names: list[str], by_code: list[int], lists: list[list[Any]]
+) -> dict[str, list[Any]]:
+    """Say which column has which categories; LightGBM saves the lists in the columns' order, without their names."""
+    if not lists:
+        return {}
+    if table is None:
+        raise ModelError(f"{settings.source.name} takes categories ({', '.join(names)}): --data train.csv says which")
+    table.check_columns(names)
+    texts = [name for name in names if table.columns[name].dtype.kind in "Ub"]
+    split = [names[index] for index in by_code]
+    chosen = texts if len(texts) == len(lists) else split
+    if len(chosen) != len(lists):
+        raise ModelError(
+            f"{settings.source.name} has {len(lists)} columns of categories, and {settings.data} has {len(texts)}"
+            f" with texts ({', '.join(texts)}): it cannot be told which belong together"
+        )
+    return dict(zip(chosen, lists, strict=True))
+
+
+def _converted(settings: Settings, table: Table | None) -> Conversion:
     name = settings.source.name
     with explained(f"{name} cannot be read by LightGBM"):
         booster = lightgbm.Booster(model_str=settings.source.read_text())
@@ -41,9 +117,7 @@ def convert(settings: Settings, table: Table | None) -> Conversion:
         raise ModelError(f"{name} takes zero for missing (zero_as_missing), which ONNX cannot say")
     width = int(booster.num_feature())
     nullable = bool(nodes) and all(node["missing_type"] == "NaN" for node in nodes)
-    names: list[str] = booster.feature_name()
-    given: list[str] = [] if names == [f"Column_{index}" for index in range(width)] else names
-    inputs = trees.signature(settings, given, width, nullable=nullable)
+    inputs = trees.signature(settings, _names(booster), width, nullable=nullable, datatype="FP64")
     onnx = trees.convert(name, trees.onnxmltools.convert_lightgbm, booster, width, zipmap=False)
     splits = [np.array([node["threshold"] for node in nodes if node["split_feature"] == each]) for each in range(width)]
     _round_down(onnx, splits)

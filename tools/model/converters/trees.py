@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from tools.model import training_data
+from tools.model import compare, training_data
 from tools.model.conversion import COMPARED_ROWS, Conversion
 from tools.model.converters.onnx_graph import share_row_symbol
 from tools.model.errors import ModelError, explained, named
+from tools.model.onnx_session import OnnxSession
 from tools.model.settings import Settings
 from tools.model.tensors import Array, Tensor, Tensors
 from tools.model.training_data import Table
 
+onnx: Any = import_module("onnx")
 onnxmltools: Any = import_module("onnxmltools")
 types: Any = import_module("onnxmltools.convert.common.data_types")
 
@@ -24,10 +27,12 @@ _MIN_VALUE = 1e-30
 INPUT = "input"
 
 
-def signature(settings: Settings, names: list[str], width: int, *, nullable: bool) -> list[Tensor]:
+def signature(
+    settings: Settings, names: list[str], width: int, *, nullable: bool, datatype: str = "FP32"
+) -> list[Tensor]:
     """Describe one matrix of the model's features."""
     features = settings.features or names
-    return [Tensor(name=INPUT, datatype="FP32", row_shape=(width,), features=features, nullable=nullable)]
+    return [Tensor(name=INPUT, datatype=datatype, row_shape=(width,), features=features, nullable=nullable)]
 
 
 def probe(splits: list[Array], *, missing: bool) -> Tensors:
@@ -49,16 +54,19 @@ def probe(splits: list[Array], *, missing: bool) -> Tensors:
 
 
 def finish(
-    table: Table | None, inputs: list[Tensor], onnx: Any, answers: Any, rows: Tensors, versions: dict[str, str]
+    table: Table | None, inputs: list[Tensor], made: Any, answers: Any, rows: Tensors, versions: dict[str, str]
 ) -> Conversion:
     """Add what the original, `answers(matrix, outputs)`, says about --data and about `rows` to the converted model."""
-    share_row_symbol(onnx)
-    _rename_variable(onnx)
+    share_row_symbol(made)
+    _rename_variable(made)
+    if inputs[0].datatype == "FP64":
+        _take_doubles(made)
+        rows = {name: array.astype(np.float64) for name, array in rows.items()}
     inputs = training_data.with_features(table, inputs)
     feed = training_data.feed(table, inputs) if table else rows
-    outputs = [output.name for output in onnx.graph.output]
+    outputs = [output.name for output in made.graph.output]
     return Conversion(
-        model=onnx.SerializeToString(deterministic=True),
+        model=made.SerializeToString(deterministic=True),
         inputs=inputs,
         feed=feed,
         expected=answers(feed[INPUT][:COMPARED_ROWS], outputs),
@@ -68,11 +76,21 @@ def finish(
     )
 
 
-def _rename_variable(onnx: Any) -> None:
+def _take_doubles(made: Any) -> None:
+    """Have the graph itself round doubles: whether that is as good as the original's doubles, a comparison tells."""
+    for node in made.graph.node:
+        node.input[:] = ["rounded" if name == INPUT else name for name in node.input]
+    made.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    made.graph.node.insert(0, onnx.helper.make_node("Cast", [INPUT], ["rounded"], to=onnx.TensorProto.FLOAT))
+    if all(each.domain != "" for each in made.opset_import):
+        made.opset_import.append(onnx.helper.make_opsetid("", 17))
+
+
+def _rename_variable(made: Any) -> None:
     """Call a regression's output `prediction`: the converters say `variable`."""
-    for output in onnx.graph.output:
+    for output in made.graph.output:
         if output.name == "variable":
-            for node in onnx.graph.node:
+            for node in made.graph.node:
                 node.output[:] = ["prediction" if name == "variable" else name for name in node.output]
             output.name = "prediction"
 
@@ -96,3 +114,17 @@ def check_objective(name: str, objective: str, sound: tuple[str, ...]) -> None:
         raise ModelError(
             f"{name}: the conversion is not sound for the objective {objective}; it is for {', '.join(sound)}"
         )
+
+
+def check(settings: Settings, made: Conversion) -> None:
+    """Raise a ModelError when the converted model does not answer as the original did."""
+    session = OnnxSession(made)
+    for rows, expected in ((made.feed, made.expected), (made.probe, made.probe_expected)):
+        if rows is not None and expected is not None:
+            asked = {name: array[:COMPARED_ROWS] for name, array in rows.items()}
+            compare.difference(expected, session.run(asked), settings.tolerance)
+
+
+def noted(made: Conversion, note: str) -> Conversion:
+    """Add a note on a decision that the user did not ask for."""
+    return replace(made, notes=[*made.notes, note])

@@ -1,0 +1,1 @@
+"""Predictors of models that keep their own library: each is copied into the model folder as its predictor.py."""
