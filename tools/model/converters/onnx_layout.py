@@ -30,7 +30,7 @@ _TRIED_SIZES = (8, 16, 32, 64, 224, 1, 48, 96, 128, 256, 384, 512, 640, 1024, 20
 _MIXED_SIZES = (8, 1, 64)
 """Tried for each of several free sizes, where no size is right for all of them."""
 _MAX_MIXED = 3
-_MAX_TRIED_VALUES = 2**22
+_MAX_TRIED_VALUES = 2**21
 _TRIAL_SECONDS = 60
 _PROBE_SECONDS = 0.25
 """No size is doubled after a run that took so long."""
