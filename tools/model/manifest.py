@@ -122,8 +122,8 @@ def _example(settings: Settings, inputs: list[Tensor], feed: Tensors, table: Tab
     return {"input": next(iter(values.values()))} if len(values) == 1 else {"inputs": values}
 
 
-def _missing(row: Array) -> bool:
-    return row.dtype.kind == "f" and bool(np.isnan(row).any())
+def _missing(row: Any) -> bool:
+    return row is None or (np.asarray(row).dtype.kind == "f" and bool(np.isnan(row).any()))
 
 
 def _json(row: Any) -> Any:

@@ -34,7 +34,7 @@ from tools.model.waiting import waiting
 
 ROOT = Path(__file__).resolve().parents[2]
 _STATE_DICTS = (Format.STATE_DICT, Format.SAFETENSORS)
-_LIBRARIES = (Format.SKOPS, Format.XGBOOST, Format.LIGHTGBM)
+_LIBRARIES = (Format.SKOPS, Format.XGBOOST, Format.LIGHTGBM, Format.CATBOOST)
 """Formats whose own library can serve the model."""
 _ONLY_FOR = {
     "class": ("class_name", _STATE_DICTS),
