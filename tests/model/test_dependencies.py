@@ -118,10 +118,26 @@ def test_a_password_is_neither_locked_nor_shown() -> None:
     assert "hunter2" not in str(caught.value)
 
 
-def test_cuda_builds_of_pytorch_are_noted_with_the_way_to_the_others() -> None:
-    pin = "{} --hash=sha256:aa\n".format
-    cuda = pin("torch==2.15.0") + pin("nvidia-cublas==13.4.1.3 ; sys_platform == 'linux'")
+def test_cuda_builds_of_pytorch_are_noted_with_the_way_to_the_others(tmp_path: Path) -> None:
+    folder = tmp_path / "wheels"
+    cuda = wheel(folder, "torch", "2.0", {}) + wheel(folder, "nvidia_cublas", "13.0", {})
     (note,) = dependencies.notes(cuda.encode())
     assert "--extra-index-url" in note
-    assert dependencies.notes(pin("torch==2.15.0+cpu").encode()) == []
-    assert dependencies.notes(pin("numpy==2").encode()) == []
+    assert dependencies.notes(wheel(folder, "torch", "2.0+cpu", {}).encode()) == []
+    assert dependencies.notes(wheel(folder, "numbers2", "2.0", {}).encode()) == []
+
+
+def test_what_the_images_python_cannot_have_is_noted_with_the_way_out(tmp_path: Path) -> None:
+    lock = wheel(tmp_path / "wheels", "old", "1.0", {}, tag="cp311-cp311-manylinux_2_17_x86_64")
+    (note,) = dependencies.notes(lock.encode())
+    assert "no build of what is locked: " in note
+    assert "old==1.0" in note
+    assert "pulumi config set baseImage" in note
+
+
+def test_an_index_that_does_not_answer_is_no_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/")
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    assert dependencies.notes(f"words==1.1 --hash=sha256:{'a' * 64}\n".encode()) == []
+    with pytest.raises(ModelError, match=r"^m: requirements.txt\n.*Connection refused"):
+        lock_requirements("unheard-of", what="m")

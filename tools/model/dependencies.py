@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator
@@ -19,6 +20,10 @@ from tools.model.errors import ModelError
 ROOT = Path(__file__).parents[2]
 SERVER_LOCK = ROOT / "app/requirements.lock"
 _SERVER_PROJECT = ROOT / "app/pyproject.toml"
+_DOCKERFILE = ROOT / "app/Dockerfile"
+_IMAGE_PLATFORM = "x86_64-manylinux_2_40"
+_UNRESOLVED = 1
+"""Exit status of uv where no set of packages will do; other failures have others."""
 _HEADER = """\
 # Written by `make model`: the server's packages and these, resolved together. Change them, and package the model again.
 """
@@ -70,15 +75,40 @@ def lock_requirements(requirements: str, *, what: str, folder: Path | None = Non
 
 
 def notes(lock: bytes) -> list[str]:
-    """Say what a user should know of a lock: what makes the image larger than it need be, and by how much."""
+    """Say what a user should know of a lock: what the image cannot install, or what makes it larger than it need be."""
     pins = {pin.name: pin for pin in model_lock.parse(lock.decode()).pins}
-    if "torch" not in pins or "+" in pins["torch"].version or not any(map(_CUDA.match, pins)):
-        return []
-    return [
-        "requirements.txt brings PyTorch's builds for CUDA, about 5 GB in the image, and the server here runs on the"
-        " CPU.\n  For its builds for CPUs, a tenth of that, name the index that has them (pytorch.org/get-started does)"
-        " on a line\n  of requirements.txt, `--extra-index-url <address>`, and package the model again"
-    ]
+    found = [note for note in [_missing_in_image(lock)] if note]
+    if "torch" in pins and "+" not in pins["torch"].version and any(map(_CUDA.match, pins)):
+        found.append(
+            "requirements.txt brings PyTorch's builds for CUDA, about 5 GB in the image, and the server here runs on"
+            " the CPU.\n"
+            "  For its builds for CPUs, a tenth of that, name the index that has them (pytorch.org/get-started does) on\n"
+            "  a line of requirements.txt, `--extra-index-url <address>`, and package the model again"
+        )
+    return found
+
+
+def _missing_in_image(lock: bytes) -> str | None:
+    """Say which locked packages have no build for the image's Python, and what to do; None: no problem is known."""
+    base = re.search(r"^ARG BASE_IMAGE=(python:(\d+\.\d+)\S*?)@", _DOCKERFILE.read_text(), re.MULTILINE)
+    assert base, "the Dockerfile names its base image"  # noqa: S101  # this repository's own
+    image, version = base.groups()
+    with tempfile.TemporaryDirectory(prefix="model-endpoint-") as scratch:
+        (Path(scratch) / model_lock.LOCK).write_bytes(lock)
+        command = [
+            uv(), "pip", "install", "--dry-run", "--quiet", f"--target={scratch}", "--no-deps", "--require-hashes",
+            f"--python-version={version}", f"--python-platform={_IMAGE_PLATFORM}", "--only-binary=:all:",
+            "--index-strategy=unsafe-best-match", f"--requirement={Path(scratch) / model_lock.LOCK}",
+        ]  # fmt: skip
+        done = subprocess.run(command, env=uv_environment(os.environ), capture_output=True, text=True, check=False)
+    if done.returncode != _UNRESOLVED:
+        return None
+    other = image.replace(version, f"{sys.version_info.major}.{sys.version_info.minor}")
+    return (
+        f"the image's Python {version} has no build of what is locked: {_reason(done.stderr)}\n"
+        "  Name releases in requirements.txt that have one, or build on a Python that the locked ones are made for,\n"
+        f"  such as {other}: pulumi config set baseImage <name>@sha256:<digest>"
+    )
 
 
 def _read(requirements: str, what: str, folder: Path | None) -> Iterator[tuple[str, list[_Line]]]:
@@ -217,15 +247,21 @@ def _relative(line: _Line) -> str:
 
 
 def _refusal(files: dict[str, list[_Line]], what: str, stderr: str) -> str:
-    """Name the lines that the resolver's reason is about, and the reason, shortened to its end."""
-    reason = " ".join(re.sub(r"^error: (No solution found when resolving dependencies)?", "", stderr.strip()).split())
-    reason = reason.removeprefix("cause: ")
+    """Name the lines that the resolver's reason is about, and the reason."""
+    reason = _reason(stderr)
     spoken = {model_lock.canonical(name) for name in re.findall(r"[A-Za-z0-9][A-Za-z0-9._-]*", reason)}
     at_fault = [
         f"{line}" for lines in files.values() for line in lines
         if (package := _PACKAGE.match(line.text)) and model_lock.canonical(package["name"]) in spoken
     ]  # fmt: skip
-    if len(reason) > _MAX_REASON_CHARACTERS:
-        reason = f"... {reason[-_MAX_REASON_CHARACTERS:].partition(' ')[2]}"
     where = "; ".join(at_fault[:3]) or model_lock.REQUIREMENTS
     return f"{what}: {where}\n  cannot be resolved together with the server: {reason}"
+
+
+def _reason(stderr: str) -> str:
+    """Put what the resolver says on one line, shortened to its end."""
+    said = re.sub(r"^error: (No solution found when resolving dependencies)?", "", stderr.strip())
+    reason = " ".join(said.split()).removeprefix("cause: ")
+    if len(reason) > _MAX_REASON_CHARACTERS:
+        return f"... {reason[-_MAX_REASON_CHARACTERS:].partition(' ')[2]}"
+    return reason

@@ -34,7 +34,8 @@ def check_replaceable(folder: Path, *, replace: bool, given: frozenset[str]) -> 
         raise ModelError(f"--to {folder} is a file; name a folder")
     description = _description(folder / "model.json")
     source: Any = description.get("source")
-    ours = _FILES | set(cast("dict[str, Any]", source).get("files", ()) if isinstance(source, dict) else ())
+    listed: set[str] = set(cast("dict[str, Any]", source).get("files", ()) if isinstance(source, dict) else ())
+    ours = _FILES | listed
     files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if not file.is_dir()}
     lost = sorted(name for name in files if name not in ours and "__pycache__" not in name)
     if lost:
@@ -44,7 +45,7 @@ def check_replaceable(folder: Path, *, replace: bool, given: frozenset[str]) -> 
     if replace:
         return
     for name, option in _AUTHORS.items():
-        if name in files and name not in given:
+        if name in files and name not in given and name not in listed:
             raise ModelError(f"{folder}/{name} would be lost: {option} {folder}/{name} keeps it, --replace drops it")
     code: dict[str, str] = description["predictor"]["sha256"] if "predictor" in description else {}
     edited = [name for name in code if name in files and _digest(files[name]) != code[name]]

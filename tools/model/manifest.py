@@ -8,15 +8,13 @@ from typing import Any
 import numpy as np
 
 from server.model.manifest import DEFAULT_MAX_CHARACTERS, DEFAULT_MAX_SIZE, Input, Output, columns
-from tools.model import profile
+from tools.model import example, profile
 from tools.model.conversion import Conversion
 from tools.model.errors import ModelError
 from tools.model.settings import Settings
 from tools.model.tensors import Array, Tensor, Tensors, row_count
 from tools.model.training_data import Table
 
-_BLACK_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC"
-"""A PNG of one black pixel, in base64."""
 _TEXT_ROOM = 4
 """A client's text may be so many times as long as the longest in the training data, which are a sample."""
 _MIN_CHARACTERS = 1024
@@ -24,9 +22,14 @@ _MIN_CHARACTERS = 1024
 
 
 def describe(
-    settings: Settings, conversion: Conversion, outputs: list[Tensor], answers: Tensors, table: Table | None
+    settings: Settings,
+    conversion: Conversion,
+    outputs: list[Tensor],
+    answers: Tensors,
+    table: Table | None,
+    run: example.Run | None,
 ) -> dict[str, Any]:
-    """Write the members of model.json, without `hooks` and `source`."""
+    """Write the members of model.json, without `hooks` and `source`; `run` answers shorter rows for the example."""
     inputs = conversion.inputs
     if conversion.format != "python" or conversion.call == "tensors":  # else its annotations say what may be missing
         inputs = [_nullable(tensor, conversion.feed[tensor.name], table) for tensor in inputs]
@@ -41,7 +44,13 @@ def describe(
         _tensor(conversion, tensor) | ({"labels": labels[tensor.name]} if tensor.name in labels else {})
         for tensor in outputs
     ]
-    manifest["example"] = settings.example or _example(settings, inputs, conversion.feed, table)
+    if settings.example:
+        manifest["example"] = settings.example
+    elif settings.image is not None:
+        rows = conversion.feed[inputs[0].name] if table else None
+        manifest["example"] = example.picture(manifest["inputs"][0]["image"], rows)
+    else:
+        manifest["example"] = example.of_rows(inputs, conversion.feed, answers, run)
     if table:
         manifest["profile"] = _profile(settings, conversion, inputs, outputs, labels, answers)
     return manifest
@@ -108,32 +117,6 @@ def maxima(tensor: Tensor, data: Array | None) -> dict[str, int]:
         room = DEFAULT_MAX_CHARACTERS if longest is None else max(_MIN_CHARACTERS, longest * _TEXT_ROOM)
         found["max_characters"] = room
     return found
-
-
-def _example(settings: Settings, inputs: list[Tensor], feed: Tensors, table: Table | None) -> dict[str, Any]:
-    """Choose a row of the training data that lacks nothing, else zeros."""
-    if settings.image is not None:
-        return {"input": _BLACK_PIXEL}
-    rows: dict[str, Array] = {tensor.name: feed[tensor.name][0] for tensor in inputs}
-    if table:
-        whole = [index for index in range(table.rows) if not any(_missing(array[index]) for array in feed.values())]
-        rows = {tensor.name: feed[tensor.name][whole[0] if whole else 0] for tensor in inputs}
-    values = {name: _json(row) for name, row in rows.items()}
-    return {"input": next(iter(values.values()))} if len(values) == 1 else {"inputs": values}
-
-
-def _missing(row: Any) -> bool:
-    return row is None or (np.asarray(row).dtype.kind == "f" and bool(np.isnan(row).any()))
-
-
-def _json(row: Any) -> Any:
-    """Convert a row to JSON's types, floats with no more digits than their own type holds."""
-    array = np.asarray(row)
-    if array.ndim:
-        return [_json(part) for part in array]
-    if array.dtype.kind == "f":
-        return None if np.isnan(array) else float(str(array[()]))
-    return array.item()
 
 
 def _profile(

@@ -19,7 +19,7 @@ from server.model.manifest import read_manifest
 from server.model.pt2_file import read_archive
 from server.predictor import warm_up
 from tools import environment
-from tools.model import compare, folder, predictor_folder, predictor_package, training_data
+from tools.model import compare, folder, huggingface_folder, predictor_folder, predictor_package, training_data
 from tools.model.conversion import Conversion
 from tools.model.converters import CONVERTERS
 from tools.model.errors import ConversionError, ModelError
@@ -34,7 +34,7 @@ from tools.model.waiting import waiting
 
 ROOT = Path(__file__).resolve().parents[2]
 _STATE_DICTS = (Format.STATE_DICT, Format.SAFETENSORS)
-_LIBRARIES = (Format.SKOPS, Format.XGBOOST, Format.LIGHTGBM, Format.CATBOOST)
+_LIBRARIES = (Format.SKOPS, Format.XGBOOST, Format.LIGHTGBM, Format.CATBOOST, Format.HUGGINGFACE)
 """Formats whose own library can serve the model."""
 _ONLY_FOR = {
     "class": ("class_name", _STATE_DICTS),
@@ -43,6 +43,7 @@ _ONLY_FOR = {
     "input": ("inputs", (*_STATE_DICTS, Format.TORCHSCRIPT, Format.ONNX, Format.PREDICTOR)),
     "outputs": ("outputs", (*_STATE_DICTS, Format.TORCHSCRIPT, Format.PT2, Format.ONNX)),
     "trust": ("trust", (Format.SKOPS, Format.TORCHSCRIPT)),
+    "task": ("task", (Format.HUGGINGFACE,)),
     "keep": ("keep", (Format.PT2, *_LIBRARIES)),
 }
 """The setting of each option that says nothing about a file of another format, and the formats that it is for."""
@@ -113,7 +114,10 @@ def _written(settings: Settings, made: predictor_package.Predictor) -> Package:
 
 def _digest(source: Path) -> str:
     """SHA-256 of the model: of a folder, over its files."""
-    return predictor_folder.digest(predictor_folder.files(source)) if source.is_dir() else file_digest(source)
+    if source.is_dir():
+        own = (source / "predictor.py").is_file()
+        return predictor_folder.digest((predictor_folder if own else huggingface_folder).files(source))
+    return file_digest(source)
 
 
 def _check_folder(settings: Settings) -> None:
@@ -161,6 +165,8 @@ def _check(settings: Settings, found: Format, digest: str) -> None:
             needs["input"] = PLACEHOLDERS["input"]
     if mistakes:
         raise ModelError(*mistakes, needs=needs)
+    if found is Format.HUGGINGFACE:
+        huggingface_folder.read(settings.source, settings.task)
     if found is Format.PT2:
         try:
             read_archive(settings.source)
@@ -202,6 +208,7 @@ def convert(settings: Settings, found: Format, table: training_data.Table | None
 def _write(
     settings: Settings, table: training_data.Table | None, conversion: Conversion, source: dict[str, Any]
 ) -> Package:
+    run = None
     if conversion.format == "pt2" and conversion.expected is not None:
         answers = conversion.expected
         outputs = [
@@ -210,13 +217,14 @@ def _write(
         ]
     else:
         session = OnnxSession(conversion)
+        run = session.run
         answers = session.run(conversion.feed)
         outputs = session.outputs(answers)
         difference = _compare(settings, conversion, session, answers)
         if difference:
             source["compared_rows"] = difference.rows
             source["largest_difference"] = {"absolute": difference.absolute, "relative": difference.relative}
-    manifest = describe(settings, conversion, outputs, answers, table)
+    manifest = describe(settings, conversion, outputs, answers, table, run)
     files: dict[str, bytes | Path] = {f"model.{conversion.format}": conversion.model}
     if settings.hooks:
         files["hooks.py"] = hooks = settings.hooks.read_bytes()

@@ -128,6 +128,8 @@ def _run(
         rows = predictor_rows.rows(settings, signature, conversion.feed, table, new)
         conversion = replace(conversion, call=signature["call"], inputs=rows.inputs, feed=rows.feed)
         example = rows.example
+    elif settings.example is None and any(array.dtype.kind == "O" for array in conversion.feed.values()):
+        example = predictor_rows.example_of(conversion.inputs, conversion.feed)
     seconds = session.seconds(_part(conversion.feed, 1))
     asked = row_count(conversion.feed)
     if conversion.expected is None and seconds * asked > _MAX_SECONDS:
@@ -146,7 +148,9 @@ def _run(
         }
     if signature["call"] != "row":
         notes += _dependence(session.run, conversion.feed)
-    manifest = describe(replace(settings, example=example or settings.example), conversion, outputs, answers, table)
+    manifest = describe(
+        replace(settings, example=example or settings.example), conversion, outputs, answers, table, session.run
+    )
     manifest["predictor"] = {
         "entry": signature["entry"],
         "call": signature["call"],

@@ -20,6 +20,8 @@ from tools.model.tensors import Array, Tensor, Tensors, datatype_of, row_count
 from tools.model.training_data import Table
 
 _MADE_UP_PIXELS = 64
+_TRIED_ROWS = 20
+_SHORT_BYTES = 1024
 _PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -303,23 +305,41 @@ def _of_schema(schema: dict[str, Any], definitions: dict[str, Any]) -> Any:
 
 
 def _chosen(example: dict[str, Any] | None, inputs: list[Tensor], feed: Tensors, folder: Path) -> dict[str, Any]:
-    """The example request: as it was given, else the first row that lacks nothing."""
-    pictures = {tensor.name for tensor in inputs if "image" in tensor.members}
-    if example is not None and not pictures:
+    """The example request: as it was given, with the pictures that it names, else a row."""
+    if example is None:
+        return example_of(inputs, feed)
+    if not any("image" in tensor.members for tensor in inputs):
         return example
-    names = [tensor.name for tensor in inputs]
-    given = _row(example, [{"name": name} for name in names]) if example else {}
-    count = row_count(feed)
-    whole = next((row for row in range(count) if not any(_lacks(feed[name][row]) for name in names)), 0)
-    values: dict[str, Any] = {}
-    for tensor in inputs:
-        if example and tensor.name not in given:
-            continue
-        value = _picture(given[tensor.name], tensor, folder) if example else _plain(feed[tensor.name][whole])
-        if not example and "default" in tensor.members and value == tensor.members["default"]:
-            continue  # a row need not say it
-        values[tensor.name] = value[PICTURE] if isinstance(value, dict) and PICTURE in value else value
-    return {"input": values[names[0]]} if len(names) == 1 and names[0] in values else {"inputs": values}
+    row = _row(example, [{"name": tensor.name} for tensor in inputs])
+    named = {tensor.name: _picture(row[tensor.name], tensor, folder) for tensor in inputs if tensor.name in row}
+    return _request(inputs, named)
+
+
+def example_of(inputs: list[Tensor], feed: Tensors) -> dict[str, Any]:
+    """The first row that lacks nothing and is short, else the shortest."""
+    rows = range(min(_TRIED_ROWS, row_count(feed)))
+    whole = [row for row in rows if not any(_lacks(array[row]) for array in feed.values())]
+    best, best_bytes = dict[str, Any](), 0
+    for row in whole or rows:
+        values = {tensor.name: _plain(feed[tensor.name][row]) for tensor in inputs}
+        defaults = {tensor.name: tensor.members["default"] for tensor in inputs if "default" in tensor.members}
+        said = {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
+        request = _request(inputs, said)
+        size = len(json.dumps(request))
+        if not best or size < best_bytes:
+            best, best_bytes = request, size
+        if best_bytes <= _SHORT_BYTES:
+            break
+    return best
+
+
+def _request(inputs: list[Tensor], row: dict[str, Any]) -> dict[str, Any]:
+    values = {name: _unwrapped(value) for name, value in row.items()}
+    return {"input": values[inputs[0].name]} if len(inputs) == 1 and values else {"inputs": values}
+
+
+def _unwrapped(value: Any) -> Any:
+    return cast("dict[str, Any]", value).get(PICTURE, value) if isinstance(value, dict) else value
 
 
 def _lacks(value: Any) -> bool:
@@ -333,7 +353,7 @@ def _plain(value: Any) -> Any:
         return [_plain(each) for each in cast(Array, value)]
     if not isinstance(value, np.generic):
         return value
-    number: Any = value.item()
-    if isinstance(number, float):
-        return None if np.isnan(number) else float(str(cast(Any, value)))  # no more digits than its own type holds
-    return number
+    scalar = cast(Any, value)
+    if scalar.dtype.kind == "f":
+        return None if np.isnan(scalar) else float(str(scalar))  # with no more digits than its own type holds
+    return scalar.item()

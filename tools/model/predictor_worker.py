@@ -126,12 +126,13 @@ class _Worker:
     def run(self, at: Path) -> None:
         """Answer the rows of `.npz`, which is replaced by the answers; describe the outputs in `.json`."""
         code, feed = self._loaded(), _read(at)
-        rows, columns = row_count(feed), dict[str, list[Any]]()
+        rows, parts = row_count(feed), dict[str, list[Any]]()
         for start in range(0, rows, _CHUNK_ROWS):
             part = {name: array[start : start + _CHUNK_ROWS] for name, array in feed.items()}
             for name, column in code.columns(part, row_count(part)).items():
-                columns.setdefault(name, []).extend(column)
+                parts.setdefault(name, []).append(column)
             self._report(f"{min(start + _CHUNK_ROWS, rows)} of {rows}")
+        columns = {name: _joined(of_chunks) for name, of_chunks in parts.items()}
         npz.save(at.with_suffix(".npz"), {name: _strings(array) for name, array in code.tensors(columns).items()})
         at.with_suffix(".json").write_text(json.dumps([_members(slot) for slot in code.outputs]))
 
@@ -195,6 +196,13 @@ def _strings(array: Array) -> Array:
     """Strings as packaging has them."""
     texts = array.dtype.kind == "O" and all(type(value) is str for value in array.flat)
     return array.astype(np.str_) if texts else array
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Join an output's parts: arrays stay arrays, which say their type."""
+    if all(isinstance(part, np.ndarray) for part in parts) and len({part.shape[1:] for part in parts}) == 1:
+        return np.concatenate(parts)
+    return [value for part in parts for value in part]
 
 
 def _size(file: Path) -> int:

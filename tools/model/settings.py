@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from infra.git_lfs import is_pointer
 from tools.model.batching import Batching
 from tools.model.errors import ModelError
+from tools.model.huggingface_folder import TASKS
 from tools.model.tensors import DATATYPES, Tensor
 
 _MAX_BATCH_ROWS = 4096
@@ -57,6 +58,8 @@ class Settings:
     keep: str
     tolerance: float
     replace: bool
+    task: str = ""
+    """Of a Hugging Face folder; empty: as its config.json says."""
 
     def to_json(self) -> str:
         """Serialise them for the process that converts."""
@@ -188,6 +191,8 @@ def parser(here: Path) -> _Parser:
     add("--keep", _matching("onnx|library|pt2", "onnx, library or pt2"), keep, default="")
     tolerance = "how far the converted model may be from the original: abs + relative; default: 1e-4"
     add("--tolerance", _tolerance, tolerance, default=1e-4)
+    tasks = "what a Hugging Face model is for: " + ", ".join(TASKS)
+    add("--task", _matching("|".join(TASKS), f"one of {', '.join(TASKS)}"), tasks, default="")
     add("--replace", _yes, "replace a folder that this command did not write", **flag)
     return made
 

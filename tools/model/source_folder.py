@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tools.model.errors import ModelError
 from tools.model.formats import detect
+from tools.model.huggingface_folder import is_huggingface
 from tools.model.settings import serve_command
 
 _OWN_PREDICTOR = (
@@ -39,7 +40,7 @@ _MAX_NAMES = 8
 
 def model_of(source: Path) -> Path:
     """The file or folder to package; a ModelError says what a folder is instead, and the way on."""
-    if not source.is_dir() or (source / "predictor.py").is_file() or (source / "config.json").is_file():
+    if not source.is_dir() or (source / "predictor.py").is_file() or is_huggingface(source):
         return source
     for name, meaning in _OTHERS.items():
         if (source / name).is_file():

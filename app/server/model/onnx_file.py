@@ -20,6 +20,7 @@ _FIELDS: dict[str, dict[int, str]] = {
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
 }
+_GRAPH = 7
 _EXTERNAL_DATA = 13
 _DATA_LOCATION = 14
 _MAX_DEPTH = 64
@@ -31,22 +32,28 @@ def has_external_data(content: bytes) -> bool:
     return _walk("model", memoryview(content), 0)
 
 
+def has_graph(content: bytes) -> bool:
+    """Whether the message has what other frameworks' messages have not: a graph, in field 7."""
+    return any(number == _GRAPH and isinstance(value, memoryview) for number, value in fields(memoryview(content)))
+
+
 def _walk(message: str, content: memoryview, depth: int) -> bool:
     if depth > _MAX_DEPTH:
         raise ValueError("is nested too deeply")
     if message == "tensor":
         return any(
-            number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0) for number, value in _fields(content)
+            number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0) for number, value in fields(content)
         )
     children = _FIELDS[message]
     return any(
         _walk(children[number], value, depth + 1)
-        for number, value in _fields(content)
+        for number, value in fields(content)
         if number in children and isinstance(value, memoryview)
     )
 
 
-def _fields(content: memoryview) -> Iterator[Field]:
+def fields(content: memoryview) -> Iterator[Field]:
+    """Walk a protobuf message's fields; a ValueError, to follow "it", when it is none."""
     position = 0
     while position < len(content):
         key, position = _varint(content, position)

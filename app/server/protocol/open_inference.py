@@ -107,7 +107,8 @@ class ModelParameters(msgspec.Struct, omit_defaults=True):
     """Model metadata beyond the protocol."""
 
     batching: str
-    example: Raw
+    example: Raw | None = None
+    """None where it is long."""
     features: dict[str, list[str]] = {}
     labels: dict[str, list[str]] = {}
     nullable: list[str] = []
@@ -319,7 +320,7 @@ def _metadata(manifest: Manifest) -> ModelMetadata:
     )
     parameters = ModelParameters(
         batching=manifest.batching,
-        example=manifest.example,
+        example=manifest.shown_example,
         features={tensor.name: tensor.features for tensor in manifest.inputs if tensor.features},
         labels={tensor.name: tensor.labels for tensor in manifest.outputs if tensor.labels},
         nullable=[tensor.name for tensor in manifest.inputs if tensor.nullable],

@@ -162,7 +162,8 @@ class _Paths:
         }
 
     def _predict(self) -> Json:
-        content = {"schema": self._schemas["request"], "example": self._manifest.example}
+        example = self._manifest.shown_example
+        content = {"schema": self._schemas["request"]} | ({"example": example} if example else {})
         return self._operation(
             "post",
             {

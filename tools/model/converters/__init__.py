@@ -27,4 +27,5 @@ CONVERTERS = {
     Format.XGBOOST: Converter("xgboost", "trees"),
     Format.LIGHTGBM: Converter("lightgbm", "trees"),
     Format.CATBOOST: Converter("catboost", "catboost"),
+    Format.HUGGINGFACE: Converter("huggingface", "hf"),
 }

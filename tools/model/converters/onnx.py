@@ -93,13 +93,15 @@ def _batching(settings: Settings, model: Any, layout: Layout, notes: list[str]) 
         notes.append(
             "the same row gets another answer each time: the model draws random numbers, or was exported in training"
         )
-    moved = {name: axis for name, axis in layout.axes.items() if axis}
-    if moved:
-        listed = ", ".join(f"axis {axis} of {name}" for name, axis in moved.items())
-        notes.append(f"the rows are {listed}, and come first in what clients send and get")
-    if found.rows == 1 and None in layout.axes.values():
-        shared = ", ".join(name for name, axis in layout.axes.items() if axis is None)
-        notes.append(f"{shared} has no rows, so each row runs alone")
+    for axis in sorted({axis for axis in layout.axes.values() if axis}):
+        listed = ", ".join(name for name, other in layout.axes.items() if other == axis)
+        notes.append(f"the rows are axis {axis} of {listed}, and come first in what clients send and get")
+    shared = [name for name, axis in layout.axes.items() if axis is None]
+    if found.rows == 1 and shared:
+        with_rows = [value.name for value in model.graph.output if value.name not in shared]
+        inputs_have_rows = not {value.name for value in onnx_graph.inputs(model)}.intersection(shared)
+        leave_out = f"; without it rows run together: --outputs {','.join(with_rows)}" if inputs_have_rows else ""
+        notes.append(f"{', '.join(shared)} has no rows, so each row runs alone{leave_out}")
     if found.mode == "none" and asked.mode != "none":
         notes.append("inputs and outputs have no rows in common, so a request's rows are run one by one (--batch none)")
     return found

@@ -189,7 +189,8 @@ class Search:
         return ModelError(
             f"the model runs with none of the sizes {', '.join(map(str, tried))} for what is free in a row of"
             f" {', '.join(map(str, tensors))}: {failure}\n"
-            f"  Say a row's sizes that it takes, --input '{example}' with numbers for SIZE, or give real rows: --data rows.npz"
+            f"  Say a row's sizes that it takes, --input '{example}' with numbers for SIZE, or give real rows:"
+            " --data rows.npz"
         )
 
     def _run(

@@ -30,7 +30,7 @@ def convert(settings: Settings, table: Table | None) -> Conversion:
     module = program.module(check_guards=False)
     versions = {"torch": torch.__version__}
     conversion = Conversion(model=content, inputs=inputs, feed=feed, batching=batching, format="pt2", versions=versions)
-    if settings.keep:
+    if settings.keep == "pt2":
         return _kept(settings, conversion, module)
     expected = torch_network.run(settings, module, feed, batching)
     advice = "\n  --keep pt2 serves it as it is, in the image's torch variant"

@@ -24,7 +24,7 @@ from tools.model.converters.onnx_graph import remove_zipmaps, share_row_symbol
 from tools.model.errors import ModelError, explained, named
 from tools.model.onnx_session import OnnxSession
 from tools.model.predictors import scikit_learn as predictor
-from tools.model.settings import Settings
+from tools.model.settings import PLACEHOLDERS, Settings
 from tools.model.tensors import Tensor, Tensors
 from tools.model.training_data import Table
 
@@ -86,16 +86,19 @@ def _load(settings: Settings, table: Table | None) -> _Original:
             schema = archive.read("schema.json").decode()
     saved = _saved_version(schema)
     mistakes: list[str] = []
+    needs: dict[str, str] = {}
     untrusted = [each for each in sklearn_types.unknown(asked) if each not in settings.trust]
     if untrusted:
         mistakes.append(
             f"{name} asks for types that are not known to be harmless, and was not loaded: {', '.join(untrusted)}\n"
             f"  If you know them and trust the file: --trust {','.join(sklearn_types.unknown(asked))}"
         )
+        needs["trust"] = ",".join(sklearn_types.unknown(asked))
     if table is None and '"ColumnTransformer"' in schema and '"feature_names_in_"' in schema:
         mistakes.append("the model picks its columns by name: --data train.csv says what they hold")
+        needs["data"] = PLACEHOLDERS["data"]
     if mistakes:
-        raise ModelError(*mistakes)
+        raise ModelError(*mistakes, needs=needs)
     try:
         model = predictor.fitted(skops.load(settings.source, trusted=asked))
         sklearn_types.check_arrays(model)

@@ -18,7 +18,7 @@ from tools.model import training_data
 from tools.model.batching import Batching, run_in_batches
 from tools.model.conversion import COMPARED_ROWS, Conversion
 from tools.model.errors import ModelError, explained, named
-from tools.model.settings import Settings
+from tools.model.settings import PLACEHOLDERS, Settings
 from tools.model.tensors import Tensor, Tensors, datatype_of, row_count
 from tools.model.training_data import Table
 
@@ -159,7 +159,8 @@ def _from_first_layer(network: Any, names: list[str]) -> list[Tensor]:
         several = f"--input '{' '.join(f'{name}=FP32:3' for name in names)}'"
         shapes = several if len(names) > 1 else "--input 3 or --input 3x224x224"
         raise ModelError(
-            f"--input is missing: say what a row of {', '.join(names)} looks like, {shapes}, or give --data"
+            f"--input is missing: say what a row of {', '.join(names)} looks like, {shapes}, or give --data",
+            needs={"input": " ".join(f"{name}=FP32:3" for name in names) if len(names) > 1 else PLACEHOLDERS["input"]},
         )
     return [Tensor(name=names[0], datatype="FP32", row_shape=(first.in_features,))]
 
