@@ -110,8 +110,8 @@ def _unpickled(settings: Settings, digest: str) -> Package:
     if not settings.sha256 or "pickle" not in settings.trust:
         raise ModelError(
             f"{about_pickle(settings.source)}\n"
-            "  Safer: do that where it was trained. If you trust whoever made it, it is loaded here in a sandbox, without\n"
-            f"  network, home and privileges, and saved again as above: --trust pickle --sha256 {digest}",
+            "  Safer: do that where it was trained. If you trust whoever made it, it is loaded in a sandbox here,\n"
+            f"  without network, home and privileges, and saved again as above: --trust pickle --sha256 {digest}",
             needs={"trust": ",".join([*settings.trust, "pickle"]), "sha256": digest},
         )
     with tempfile.TemporaryDirectory(prefix="model-pickle-") as scratch:

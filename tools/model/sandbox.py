@@ -60,9 +60,8 @@ pivot_root . old
 umount -l /old
 rmdir /old
 mount -o remount,ro,nosuid,nodev,mode=755 /
-echo ready >&3
-exec 3>&-
-exec "$@"
+echo ready
+exec "$@" >&2
 """
 
 
@@ -99,7 +98,7 @@ def run(python: Path, script: Path, content: Path, output: Path) -> None:
     command = [
         *("unshare", *([] if is_root else ["--user", "--map-root-user"])),
         *("--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child"),
-        *("sh", "-c", f"exec 3>&{writable}\n{_SETUP}", "sandbox", str(root), str(output), str(content), str(script)),
+        *("sh", "-c", _SETUP, "sandbox", str(root), str(output), str(content), str(script)),
         *(
             *shown,
             "--",
@@ -116,7 +115,7 @@ def run(python: Path, script: Path, content: Path, output: Path) -> None:
     log = output.with_name("log")
     with log.open("wb") as written:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=written, stderr=written, pass_fds=[writable],
+            command, stdin=subprocess.DEVNULL, stdout=writable, stderr=written,
             start_new_session=True, cwd="/", env={"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")},
         )  # fmt: skip
         os.close(writable)
