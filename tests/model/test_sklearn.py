@@ -96,10 +96,10 @@ def test_a_classifier(sklearn: tuple[Path, Any], ask: Ask) -> None:
 
 def test_columns_of_different_types(sklearn: tuple[Path, Any], ask: Ask) -> None:
     here, (_, expected) = sklearn
-    made = package(here, "mixed.skops", "--data=mixed.csv", "--trust=numpy.dtype", to="mixed")
-    assert [tensor["datatype"] for tensor in made.description["inputs"]] == ["FP32", "BYTES"]
+    made = package(here, "mixed.skops", "--data=mixed.csv", to="mixed")
+    assert [tensor["datatype"] for tensor in made.description["inputs"]] == ["FP64", "BYTES"]
     assert made.description["profile"]["features"]["colour"]["categories"].keys() == {"red", "blue"}
-    example = json.dumps({"inputs": made.description["example"]["inputs"] | {"size": [5.1], "colour": ["red"]}})
+    example = json.dumps({"inputs": made.description["example"]["inputs"] | {"size": 5.1, "colour": "red"}})
     given = ask(made.folder, example)["prediction"]["probabilities"]
     assert list(given.values()) == pytest.approx(expected, abs=1e-5)
 
@@ -125,9 +125,20 @@ def test_a_classification_by_trees(trees: tuple[Path, dict[str, float]], ask: As
     assert prediction["probabilities"]["yes"] == pytest.approx(said[name], abs=1e-5)
 
 
+@pytest.mark.parametrize(("name", "library"), [("hinge.json", "XGBoost"), ("ova.txt", "LightGBM")])
+def test_what_the_converter_gets_wrong_is_kept_with_its_library(
+    trees: tuple[Path, dict[str, float]], name: str, library: str
+) -> None:
+    here, _ = trees
+    made = package(here, name, to=f"{name}-kept")
+    assert made.description["format"] == "python"
+    assert f"kept with {library}, because {name}: the conversion is not sound for the objective" in made.output
+    assert made.description["source"]["largest_difference"]["absolute"] == 0
+
+
 @pytest.mark.parametrize(("name", "objective"), [("hinge.json", "binary:hinge"), ("ova.txt", "multiclassova")])
-def test_what_the_converter_gets_wrong_is_refused(trees: tuple[Path, Any], name: str, objective: str) -> None:
-    outcome = package(trees[0], name, to="refused")
+def test_what_the_converter_gets_wrong_is_refused_as_onnx(trees: tuple[Path, Any], name: str, objective: str) -> None:
+    outcome = package(trees[0], name, "--keep=onnx", to="refused")
     assert outcome.status == 1
     assert f"the conversion is not sound for the objective {objective}" in outcome.errors
     assert not outcome.folder.exists()

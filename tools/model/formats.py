@@ -31,12 +31,13 @@ class Format(Enum):
     XGBOOST = "XGBoost"
     LIGHTGBM = "LightGBM"
     CATBOOST = "CatBoost"
+    PICKLE = "a pickle"
     HUGGINGFACE = "Hugging Face"
     PREDICTOR = "Python code (predictor.py)"
 
 
 _PICKLE = (
-    "is a pickle, which runs code of its author's choice when it is loaded, so it never is.\n"
+    "is a pickle, which runs code of its author's choice when it is loaded, so it never is unasked.\n"
     "  scikit-learn: save the model with skops: skops.io.dump(model, 'model.skops')\n"
     "  XGBoost: model.save_model('model.json'); LightGBM: model.booster_.save_model('model.txt')\n"
     "  PyTorch: torch.save(network.state_dict(), 'model.pth')"
@@ -66,6 +67,8 @@ def detect(path: Path) -> Format:
     for beginning, meaning in _OTHERS:
         if head.startswith(beginning):
             raise ModelError(f"{path} {meaning}")
+    if _is_packed_pickle(path, head):
+        return Format.PICKLE
     if packed := foreign_formats.unpacked(head, path):
         raise ModelError(f"{path} {_about_packed(path, *packed)}")
     if head[257:262] == b"ustar":
@@ -84,7 +87,7 @@ def detect(path: Path) -> Format:
     if head.startswith((b"tree\nversion=", b"tree\r\nversion=")):
         return Format.LIGHTGBM
     if _is_pickle(path, head):
-        raise ModelError(f"{path} {_PICKLE}")
+        return Format.PICKLE
     if head.startswith(b"\x08") and _is_onnx(path):
         return Format.ONNX
     if meaning := foreign_formats.describe(path, head):
@@ -93,9 +96,19 @@ def detect(path: Path) -> Format:
     raise ModelError(f"{path} is no model that is known here: {known}")
 
 
+def about_pickle(path: Path) -> str:
+    """Say why a pickle is not loaded, and how to save the model instead."""
+    with path.open("rb") as file:
+        packed = _is_packed_pickle(path, file.read(_HEAD_BYTES))
+    return f"{path} {'is compressed, as joblib does it, and ' if packed else ''}{_PICKLE}"
+
+
+def _is_packed_pickle(path: Path, head: bytes) -> bool:
+    command, inside = foreign_formats.unpacked(head, path) or ("", b"")
+    return bool(command) and (foreign_formats.is_pickle_head(inside) or command.startswith(("zlib", "lz4")))
+
+
 def _about_packed(path: Path, command: str, inside: bytes) -> str:
-    if foreign_formats.is_pickle_head(inside) or command.startswith(("zlib", "lz4")):
-        return f"is compressed, as joblib does it, and {_PICKLE}"
     meaning = foreign_formats.describe(path, inside)
     if meaning:
         return meaning

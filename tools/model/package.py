@@ -19,11 +19,11 @@ from server.model.manifest import read_manifest
 from server.model.pt2_file import read_archive
 from server.predictor import warm_up
 from tools import environment
-from tools.model import compare, folder, huggingface_folder, predictor_folder, predictor_package, training_data
+from tools.model import compare, folder, huggingface_folder, pickles, predictor_folder, predictor_package, training_data
 from tools.model.conversion import Conversion
 from tools.model.converters import CONVERTERS
 from tools.model.errors import ConversionError, ModelError
-from tools.model.formats import Format, detect
+from tools.model.formats import Format, about_pickle, detect
 from tools.model.manifest import describe
 from tools.model.onnx_session import OnnxSession
 from tools.model.predictor_folder import file_digest
@@ -79,6 +79,8 @@ def package(settings: Settings) -> Package:
     digest = _digest(settings.source)
     if settings.sha256 and settings.sha256 != digest:
         raise ModelError(f"--sha256 is not that of {settings.source}, which has {digest}")
+    if found is Format.PICKLE:
+        return _unpickled(settings, digest)
     _check(settings, found, digest)
     if settings.folder != settings.source:
         _check_folder(settings)
@@ -101,6 +103,27 @@ def package(settings: Settings) -> Package:
             raise
         notes = [f"kept with its own library, because {reason}", *kept.notes]
         return _written(settings, predictor_package.write(settings, table, replace(kept, notes=notes), source))
+
+
+def _unpickled(settings: Settings, digest: str) -> Package:
+    """Package what a pickle holds, after the sandbox has saved it as data."""
+    name = settings.source.name
+    if not settings.sha256 or "pickle" not in settings.trust:
+        raise ModelError(
+            f"{about_pickle(settings.source)}\n"
+            "  Safer: do that where it was trained. If you trust whoever made it, it is loaded in a sandbox here,\n"
+            f"  without network, home and privileges, and saved again as above: --trust pickle --sha256 {digest}",
+            needs={"trust": ",".join([*settings.trust, "pickle"]), "sha256": digest},
+        )
+    with tempfile.TemporaryDirectory(prefix="model-pickle-") as scratch:
+        lock = f"tools/model/requirements-{pickles.lock_for(settings.source)}.lock"
+        python = environment.separate(ROOT, lock) / "python"
+        with waiting(f"{name}: loading it in the sandbox, and saving it again"):
+            saved = pickles.save_again(python, settings.source, Path(scratch))
+        rest = [each for each in settings.trust if each != "pickle"]
+        made = package(replace(settings, source=saved, trust=rest, sha256=""))
+    note = f"{name}, sha256 {digest}, was loaded in a sandbox and saved again as {saved.name}"
+    return replace(made, notes=[note, *made.notes])
 
 
 def _written(settings: Settings, made: predictor_package.Predictor) -> Package:

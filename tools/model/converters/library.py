@@ -56,7 +56,11 @@ def plain(answers: Tensors) -> Tensors:
 def kept(
     predictor: ModuleType, members: dict[str, Any], files: dict[str, bytes], pins: dict[str, str], **more: Any
 ) -> Conversion:
-    """Package the model's own files with the predictor and its predictor.json."""
+    """Package the model's own files with the predictor and its predictor.json; `pins` are versions by package.
+
+    A package's name may have a marker, as in `name; sys_platform == "darwin"`.
+    """
+    requirements = [(*name.partition(";"), version) for name, version in pins.items()]
     return Conversion(
         model=b"",
         format="python",
@@ -66,7 +70,7 @@ def kept(
             "predictor.json": (json.dumps(members, indent=2) + "\n").encode(),
             **files,
         },
-        requirements="".join(f"{name}=={version}\n" for name, version in pins.items()),
-        versions=pins,
+        requirements="".join(f"{name}=={version}{colon}{marker}\n" for name, colon, marker, version in requirements),
+        versions={name.partition(";")[0]: version for name, version in pins.items()},
         **more,
     )

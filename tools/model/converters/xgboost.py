@@ -22,6 +22,9 @@ from tools.model.training_data import Table
 
 xgboost: Any = import_module("xgboost")
 
+_MAC = 'sys_platform == "darwin"'
+_NOT_MAC = 'sys_platform != "darwin"'
+"""Elsewhere, xgboost-cpu is the package without CUDA's libraries."""
 _SOUND = (
     *("reg:squarederror", "reg:absoluteerror", "reg:gamma", "reg:tweedie", "count:poisson"),
     *("binary:logistic", "multi:softprob", "multi:softmax"),
@@ -65,7 +68,8 @@ def keep_library(settings: Settings, table: Table | None) -> Conversion:
         raise ModelError("the model splits on categories: --data train.csv says which")
     with explained("the model fails on these rows", first_line):
         answers = predictor.answers(booster, library.first_rows(rows), members)
-    pins = {"xgboost-cpu": xgboost.__version__}
+    release = xgboost.__version__
+    pins = {f"xgboost-cpu; {_NOT_MAC}": release, f"xgboost; {_MAC}": release}
     if categories:
         pins["pandas"] = import_module("pandas").__version__
     return library.kept(
