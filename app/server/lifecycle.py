@@ -30,6 +30,8 @@ from .telemetry.tracing import Tracer, open_tracer
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _FLUSH_SECONDS = 2.0
 """Longest wait for the collector to take the last traces, after the last answer."""
+_CUT_SECONDS = 1.0
+"""Longest wait, after the grace period, for the author's code to end the answers that still come in pieces."""
 _LINGER_SECONDS = 0.3
 """Wait for requests on the connections accepted last: their bytes may still be on the way."""
 
@@ -152,6 +154,7 @@ class _Server:
         try:
             await asyncio.wait_for(asyncio.shield(serving), settings.grace_seconds)
         except TimeoutError:
+            await self._app.close_streams(_CUT_SECONDS)
             unanswered = transport.in_flight
             if unanswered:
                 # Not an exit status: a client that never ends its request would make every stop look like a crash.
