@@ -29,8 +29,12 @@ def warm_up(model: Model) -> Calibration:
     manifest = model.manifest
     try:
         rows = Decoder(manifest, max_rows=2**31).decode(bytes(manifest.example))
-        inputs = model.join([model.prepare(rows.tensors)])
-        problems = Encoder(manifest).encode(model.run(inputs)).problems
+        sent = model.join([rows.tensors])
+        inputs = model.join([model.prepare(sent)])
+        started = time.perf_counter()
+        outputs = model.run(inputs)
+        seconds = 0.0 if model.may_run_inline else time.perf_counter() - started
+        problems = Encoder(manifest).encode(outputs).problems
         if problems:
             raise problems[min(problems)]
     except Problem as problem:
@@ -38,7 +42,8 @@ def warm_up(model: Model) -> Calibration:
         raise StartError(f"the model cannot answer its own example: {problem.message}{where}") from None
     except MemoryError as error:
         raise StartError(f"the memory does not suffice for the model's own example: {error}") from None
-    return calibrate(model, model.join([model.prepare({name: array[:1] for name, array in inputs.items()})]))
+    row = model.join([model.prepare({name: array[:1] for name, array in sent.items()})])
+    return calibrate(model, row, seconds)
 
 
 class Predictor:
@@ -106,7 +111,7 @@ class Predictor:
 
     def _predicted(self, request: Request, rows: Rows, outcome: Outcome) -> None:
         if isinstance(outcome, Problem):
-            self._answer(request, _located(outcome, rows), None)
+            self._answer(request, rows.locate(outcome) if _unlocated(outcome) else outcome, None)
             return
         encoded: Encoded | None = outcome.batch.encoded
         if encoded is None:
@@ -127,7 +132,7 @@ class Predictor:
 
     def _inferred(self, request: Request, asked: InferRequest, outcome: Outcome) -> None:
         if isinstance(outcome, Problem):
-            self._answer(request, outcome, None)
+            self._answer(request, asked.locate(outcome) if outcome.row is not None else outcome, None)
             return
         try:
             headers, body = self.protocol.encode(outcome.outputs, asked)
@@ -154,11 +159,9 @@ class Predictor:
         )
 
 
-def _located(problem: Problem, rows: Rows) -> Problem:
-    """Name the field at fault where the model refuses a request whose fields it does not know."""
-    if problem.path is not None or problem.status != 422:
-        return problem
-    return problem.at(rows.path if problem.row is None else rows.path_of(problem.row))
+def _unlocated(problem: Problem) -> bool:
+    """Whether the model refuses a request whose fields it does not know."""
+    return problem.path is None and problem.status == 422
 
 
 def _seconds(timeout: bytes) -> float:

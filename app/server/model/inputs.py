@@ -27,6 +27,9 @@ NUMBER_BYTES = 32
 """A float of a PlainRow, with the list's reference to it."""
 _TEXT_BYTES = 64
 """A text of a list, without its characters."""
+_JSON_BYTES = 24
+"""A character of JSON, decoded: an empty list has two, and a comma."""
+_TEXTS = frozenset((str, bytes))
 
 
 def held_bytes(tensors: Tensors) -> int:
@@ -35,8 +38,19 @@ def held_bytes(tensors: Tensors) -> int:
     for array in tensors.values():
         held += array.nbytes
         if array.dtype.hasobject:
-            held += array.size * _TEXT_BYTES + sum(map(len, array.flat))
+            held += array.size * _TEXT_BYTES
+            if _TEXTS.issuperset(map(type, array.flat)):
+                held += sum(map(len, array.flat))
+            else:
+                held += sum(text_length(value) * (1 if type(value) in _TEXTS else _JSON_BYTES) for value in array.flat)
     return held
+
+
+def text_length(value: Any) -> int:
+    """Length of a text, or of what is neither text nor missing as JSON."""
+    if value is None:
+        return 0
+    return len(value if type(value) in _TEXTS else msgspec.json.encode(value))
 
 
 def stack(rows: list[list[Any]], tensor: Tensor) -> Tensors:

@@ -17,7 +17,7 @@ from .datatypes import FLOATS, INTEGERS, Datatype
 Batching = Literal["dynamic", "fixed", "none"]
 DEFAULT_MAX_SIZE = 2048
 DEFAULT_MAX_CHARACTERS = 2**16
-_ESCAPED = re.compile(r'["\\\x00-\x1f]')
+ESCAPED = re.compile(r'["\\\x00-\x1f]')
 """Characters that JSON must escape in a key, or may not have there."""
 
 
@@ -53,7 +53,9 @@ class Input(Tensor, frozen=True, kw_only=True):
     features: list[str] = []
     """Names of a row's values, in order."""
     nullable: bool = False
-    """Accept null for a missing value, which the model gets as NaN."""
+    """Accept null for a missing value, which the model gets as NaN; the text of format "python" as None."""
+    default: Any = msgspec.UNSET
+    """Value in JSON of a row that lacks this input, for format "python"; UNSET: every row must have it."""
     image: Image | None = None
     """Preprocessing, where the client sends pictures."""
     max_size: Annotated[int, Meta(ge=1)] = DEFAULT_MAX_SIZE
@@ -143,7 +145,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     def sizes_vary(self) -> bool:
         """Whether rows differ in size: by an axis of any size, or by the length of their texts."""
         return any(
-            -1 in self.row_shape(tensor) or (tensor.datatype == "BYTES" and not tensor.image) for tensor in self.inputs
+            -1 in self.row_shape(tensor) or (tensor.datatype in ("BYTES", "JSON") and not tensor.image)
+            for tensor in self.inputs
         )
 
     @property
@@ -153,12 +156,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def columns(tensor: Tensor, row_shape: list[int]) -> list[str]:
-    """Names of a row's values, in row-major order; empty when their number varies.
+    """Names of a row's values, in row-major order; empty when their number varies, or there is no telling.
 
     Features have their own names, a single value has its tensor's; others are `tensor[label]` or `tensor[i]`.
     """
     width = math.prod(row_shape)
-    if -1 in row_shape:
+    if -1 in row_shape or tensor.datatype == "JSON":
         return []
     if isinstance(tensor, Input) and tensor.features:
         return tensor.features
@@ -237,6 +240,8 @@ def _check(manifest: Manifest) -> None:
         raise ValueError("name and version must not be empty")
     if (manifest.format == "python") != (manifest.predictor is not None):
         raise ValueError('predictor says how the code of format "python" is called, and is for that format alone')
+    if manifest.predictor:
+        _check_predictor(manifest, manifest.predictor)
     for kind, tensors in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
         names = [tensor.name for tensor in tensors]
         if not names or "" in names or len(set(names)) < len(names):
@@ -244,17 +249,30 @@ def _check(manifest: Manifest) -> None:
         _check_keys(names)
         for tensor in tensors:
             _check_shape(manifest, tensor, kind[:-1])
+            if tensor.datatype == "JSON" and (manifest.format != "python" or manifest.row_shape(tensor)):
+                raise ValueError(
+                    f'{kind[:-1]} {tensor.name!r} is JSON, which is for format "python", in the shape [-1]'
+                )
     for tensor in manifest.inputs:
-        _check_input(tensor, manifest.row_shape(tensor))
+        _check_input(tensor, manifest.row_shape(tensor), code=manifest.format == "python")
     for tensor in manifest.outputs:
         _check_output(tensor, manifest.row_shape(tensor))
     if manifest.profile:
         _check_profile(manifest, manifest.profile)
 
 
+def _check_predictor(manifest: Manifest, predictor: PredictorCode) -> None:
+    if manifest.batching != "dynamic":
+        raise ValueError(f'format "python" takes any number of rows: its batching is dynamic, not {manifest.batching}')
+    if manifest.hooks:
+        raise ValueError('format "python" has no hooks: what they would do is for predictor.py')
+    if predictor.streams and (predictor.call == "tensors" or len(manifest.outputs) != 1):
+        raise ValueError("a predictor that streams is called by row or batch, and has one output")
+
+
 def _check_keys(names: list[str]) -> None:
     for name in names:
-        if _ESCAPED.search(name):
+        if ESCAPED.search(name):
             raise ValueError(f"the name {name!r} must have no quotation mark, backslash or control character")
 
 
@@ -270,20 +288,24 @@ def _check_shape(manifest: Manifest, tensor: Tensor, kind: str) -> None:
         raise ValueError(f"{what} must start with the batch's size, not be {tensor.shape}, when batching is fixed")
 
 
-def _check_input(tensor: Input, row: list[int]) -> None:
+def _check_input(tensor: Input, row: list[int], *, code: bool) -> None:
+    """`code`: the model is the author's, which takes None, and pictures of any size."""
     if tensor.features and (len(row) != 1 or row[0] != len(tensor.features)):
         raise ValueError(f"input {tensor.name!r} has {len(tensor.features)} features but rows of shape {row}")
     if len(set(tensor.features)) < len(tensor.features):
         raise ValueError(f"input {tensor.name!r} has a feature twice")
-    if tensor.nullable and tensor.datatype not in FLOATS:
+    if tensor.nullable and tensor.datatype not in FLOATS and not (code and tensor.datatype == "BYTES"):
         raise ValueError(f"input {tensor.name!r} is nullable, so its datatype must be a float, not {tensor.datatype}")
+    if tensor.default is not msgspec.UNSET and not code:
+        raise ValueError(f'input {tensor.name!r} has a default, which is for format "python"')
     if tensor.image:
-        _check_image(tensor.name, tensor, row, tensor.image)
+        free = code and tensor.datatype == "UINT8" and tensor.image.layout == "HWC" and row[:2] == [-1, -1]
+        _check_image(tensor.name, tensor, row, tensor.image, free=free)
 
 
-def _check_image(name: str, tensor: Input, row: list[int], image: Image) -> None:
+def _check_image(name: str, tensor: Input, row: list[int], image: Image, *, free: bool) -> None:
     channels = row[0 if image.layout == "CHW" else -1] if len(row) == 3 else None
-    if channels != image.channels or -1 in row:
+    if channels != image.channels or (-1 in row and not free):
         raise ValueError(f"input {name!r} is an image of {image.mode} in {image.layout}, but its rows are {row}")
     if tensor.datatype not in ("FP32", "UINT8"):
         raise ValueError(f"input {name!r} is an image, so its datatype must be FP32 or UINT8, not {tensor.datatype}")

@@ -15,14 +15,16 @@ from msgspec import UNSET, Raw, UnsetType
 
 from ..errors import Problem
 from ..http.messages import JSON, Headers, encode
+from ..model.datatypes import WIRE_DATATYPES, Datatype
 from ..model.manifest import Image, Manifest
-from ..model.tensors import Array, Tensors
+from ..model.tensors import DTYPES, Array, Tensors, objects
 from . import strict_json
-from .v2_tensors import TensorReader, pack
+from .predict_json import is_finite
+from .v2_tensors import TensorReader, pack, repeat
 
 _SERVER = "model-endpoint"
 _SERVER_VERSION = "0.1.0"
-_PLATFORMS = {"onnx": "onnxruntime_onnx", "pt2": "pytorch_pt2"}
+_PLATFORMS = {"onnx": "onnxruntime_onnx", "pt2": "pytorch_pt2", "python": "python"}
 _MAX_LENGTH_DIGITS = 18
 _MAX_LISTED_NAMES = 20
 
@@ -109,6 +111,10 @@ class ModelParameters(msgspec.Struct, omit_defaults=True):
     features: dict[str, list[str]] = {}
     labels: dict[str, list[str]] = {}
     nullable: list[str] = []
+    defaults: dict[str, Any] = {}
+    """Of inputs that a request may leave out."""
+    json_schemas: dict[str, Any] = {}
+    """Of tensors of BYTES that are JSON texts."""
     images: dict[str, ImageParameters] = {}
 
 
@@ -153,6 +159,14 @@ class InferRequest:
     outputs: dict[str, bool]
     """Outputs to answer, in this order, by name: whether in binary."""
 
+    def locate(self, problem: Problem) -> Problem:
+        """Return the problem with its path, where the model knows row and input at fault but not their path."""
+        names = list(self.inputs)
+        if len(names) > 1 and not problem.field:
+            return problem.at("$.inputs" if self.rows == 1 else f"$.inputs[*].data[{problem.row}]")
+        index = names.index(problem.field) if problem.field else 0
+        return problem.at(f"$.inputs[{index}].data[{problem.row}]{problem.inner}")
+
 
 class V2:
     """Decoder and encoder for one model. Every mistake of a client is a Problem with the field's path."""
@@ -165,6 +179,9 @@ class V2:
         rows = [] if self._rowless else [-1]
         self._readers = {
             tensor.name: TensorReader(tensor, rows, manifest.row_shape(tensor)) for tensor in manifest.inputs
+        }
+        self._defaults = {
+            tensor.name: tensor for tensor in manifest.inputs if tensor.default is not UNSET and not self._rowless
         }
         self._datatypes = {tensor.name: tensor.datatype for tensor in manifest.outputs}
         self._model_metadata = encode(_metadata(manifest))
@@ -213,6 +230,10 @@ class V2:
             else:
                 raise Problem(422, "wrong_type", "an input has either data or parameters.binary_data_size", path=path)
             inputs[given.name] = array[np.newaxis] if self._rowless else array
+        if inputs and len(inputs) < len(self._readers):
+            for name, tensor in self._defaults.items():
+                if name not in inputs:
+                    inputs[name] = repeat(tensor, rows)
         if len(inputs) < len(self._readers):
             missing = _list(name for name in self._readers if name not in inputs)
             raise Problem(422, "missing_input", f"these inputs are missing: {missing}", path="$.inputs")
@@ -250,10 +271,10 @@ class V2:
         chunks: list[bytes | memoryview] = []
         for name, binary in request.outputs.items():
             datatype = self._datatypes[name]
-            array = outputs[name]
+            array = _sized(name, outputs[name], datatype)
             if self._rowless:
                 array = array.reshape(array.shape[1:])
-            tensor = ResponseTensor(name, datatype, list(array.shape))
+            tensor = ResponseTensor(name, WIRE_DATATYPES[datatype], list(array.shape))
             if binary:
                 chunk = pack(array)
                 tensor.parameters = {"binary_data_size": memoryview(chunk).nbytes}
@@ -290,7 +311,10 @@ def error_body(problem: Problem) -> bytes:
 def _metadata(manifest: Manifest) -> ModelMetadata:
     rows = [] if manifest.batching == "none" else [-1]
     inputs, outputs = (
-        [TensorMetadata(tensor.name, tensor.datatype, rows + manifest.row_shape(tensor)) for tensor in tensors]
+        [
+            TensorMetadata(tensor.name, WIRE_DATATYPES[tensor.datatype], rows + manifest.row_shape(tensor))
+            for tensor in tensors
+        ]
         for tensors in (manifest.inputs, manifest.outputs)
     )
     parameters = ModelParameters(
@@ -299,6 +323,12 @@ def _metadata(manifest: Manifest) -> ModelMetadata:
         features={tensor.name: tensor.features for tensor in manifest.inputs if tensor.features},
         labels={tensor.name: tensor.labels for tensor in manifest.outputs if tensor.labels},
         nullable=[tensor.name for tensor in manifest.inputs if tensor.nullable],
+        defaults={tensor.name: tensor.default for tensor in manifest.inputs if tensor.default is not UNSET},
+        json_schemas={
+            tensor.name: tensor.json_schema
+            for tensor in (*manifest.inputs, *manifest.outputs)
+            if tensor.datatype == "JSON"
+        },
         images={tensor.name: ImageParameters(tensor.image) for tensor in manifest.inputs if tensor.image},
     )
     platform = _PLATFORMS[manifest.format]
@@ -336,6 +366,22 @@ def _quotes(value: Any) -> int:
     if isinstance(value, list):
         return sum(map(_quotes, value))  # pyright: ignore[reportUnknownArgumentType]  # list of anything
     return 0
+
+
+def _sized(name: str, array: Array, datatype: Datatype) -> Array:
+    """Turn values of JSON into their texts, and rows of lists into one tensor."""
+    if datatype == "JSON":
+        if not is_finite(array.tolist()):
+            message = f"the model's output {name!r} has a number that is not finite"
+            raise Problem(422, "non_finite_output", message)
+        return objects([msgspec.json.encode(value).decode() for value in array])
+    if array.dtype == np.object_ and array.ndim == 1 and len(array) and isinstance(array[0], list):
+        try:
+            return np.array(array.tolist(), dtype=DTYPES[datatype])
+        except ValueError:
+            message = f"the rows of the model's output {name!r} differ in shape: send them one by one, or to /predict"
+            raise Problem(422, "ragged_output", message) from None
+    return array
 
 
 def _check_finite(name: str, array: Array) -> None:

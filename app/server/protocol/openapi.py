@@ -10,11 +10,12 @@ import msgspec
 from msgspec import Meta
 
 from ..http.messages import ErrorBody, encode
+from ..model.datatypes import WIRE_DATATYPES, Datatype
 from ..model.inputs import PlainRow, stack
 from ..model.manifest import Manifest
 from ..model.tensors import Array
 from .open_inference import ModelMetadata, ProtocolError, ResponseBody, ServerMetadata
-from .openapi_types import answer_types, infer_type, request_types
+from .openapi_types import answer_types, definitions, infer_type, request_types
 from .predict_json import MAX_TIMEOUT_MS, Decoder
 
 Json: TypeAlias = dict[str, Any]
@@ -65,6 +66,8 @@ def describe(manifest: Manifest, *, max_rows: int, max_body_bytes: int, timeout_
     schemas, components = msgspec.json.schema_components(
         [*requests, *answers, *types.values()], ref_template="#/components/schemas/{name}"
     )
+    for tensor in (*manifest.inputs, *manifest.outputs):
+        components |= definitions(tensor)
     named = dict(zip(types, schemas[-len(types) :], strict=True))
     named["request"] = {"anyOf": [*schemas[: len(requests)]]}
     named["answer"] = {"anyOf": [*schemas[len(requests) : -len(types)]]}
@@ -255,13 +258,20 @@ def _infer_example(manifest: Manifest) -> Json | None:
         if manifest.batching == "none":
             array = array[0]
         inputs.append(
-            {"name": tensor.name, "datatype": tensor.datatype, "shape": list(array.shape), "data": _values(array)}
+            {
+                "name": tensor.name,
+                "datatype": WIRE_DATATYPES[tensor.datatype],
+                "shape": list(array.shape),
+                "data": _values(array, tensor.datatype),
+            }
         )
     return {"inputs": inputs}
 
 
-def _values(array: Array) -> list[Any]:
+def _values(array: Array, datatype: Datatype) -> list[Any]:
     """Values as a person writes them: the float32 5.1 is not 5.099999904632568."""
+    if datatype == "JSON":
+        return [msgspec.json.encode(value).decode() for value in array]
     values: list[Any] = array.ravel().tolist()
     if array.dtype.kind != "f":
         return values

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, cast
 
 import msgspec
 import numpy as np
 
-from ..errors import Problem
+from ..errors import Problem, StartError
 from ..model.datatypes import FLOATS, INTEGERS, Datatype
 from ..model.inputs import Inputs, PlainRow
-from ..model.manifest import Input, Manifest, Output
-from ..model.tensors import DTYPES, Array, Tensors
+from ..model.manifest import ESCAPED, Input, Manifest, Output
+from ..model.tensors import DTYPES, Array, Tensors, objects
 from . import strict_json
 from .images import decode_picture
 
 _all = np.logical_and.reduce
 _OPENING = re.compile(rb"[\s\[]*")
+_OBJECTS = re.compile(rb"\s*(?:\[\s*)?\{")
 MAX_TIMEOUT_MS = 3_600_000
 """Longest X-Request-Timeout-Ms that a client may send."""
 
@@ -42,10 +45,19 @@ class Rows(msgspec.Struct, frozen=True, gc=False):
     """The body has one row instead of a list of rows, and so has the answer."""
     path: str
     """JSON path of the input, e.g. `$.input`."""
+    named: bool = False
+    """A row is an object with a member for each input."""
 
     def path_of(self, index: int) -> str:
         """Return the JSON path of one row."""
         return self.path if self.alone else f"{self.path}[{index}]"
+
+    def locate(self, problem: Problem) -> Problem:
+        """Return the problem with its path, where the model knows row and input at fault but not their path."""
+        if problem.row is None:
+            return problem.at(self.path)
+        field = f".{problem.field}" if self.named and problem.field else ""
+        return problem.at(self.path_of(problem.row) + field + problem.inner)
 
 
 class _Body(msgspec.Struct, forbid_unknown_fields=True):
@@ -60,6 +72,8 @@ def scalar_type(datatype: Datatype) -> Any:
         return Annotated[float, msgspec.Meta(ge=-limit, le=limit)]
     if datatype in INTEGERS:
         return Annotated[int, _integer_bounds(datatype)]
+    if datatype == "JSON":
+        return Any
     return bool if datatype == "BOOL" else str
 
 
@@ -116,6 +130,15 @@ def lone_type(tensor: Input, row_shape: list[int], *, sized: bool = False) -> An
     return value_type(tensor) | row if row_shape == [1] else row
 
 
+def _list_depth(schema: dict[str, Any]) -> int:
+    """Count the lists that a value by the schema is nested in, as far as it is nothing else."""
+    depth = 0
+    while schema.get("type") == "array":
+        depth += 1
+        schema = schema.get("items") or {}
+    return depth
+
+
 class _Column:
     """Turns the JSON values of one input into its tensor."""
 
@@ -123,7 +146,7 @@ class _Column:
         self.name = tensor.name
         self.row_type = row_type(tensor, row_shape)
         self.lone_type = lone_type(tensor, row_shape)
-        self.dimensions = 0 if tensor.image else len(row_shape)
+        self.dimensions = 0 if tensor.image else len(row_shape) or _list_depth(tensor.json_schema)
         self._shape = row_shape
         self._scalars = row_shape == [1]
         self._dtype = DTYPES[tensor.datatype]
@@ -132,6 +155,7 @@ class _Column:
         self.plain_width = row_shape[0] if plain else 0
         """Values in a row that can be a PlainRow, each within its datatype's bounds; else 0."""
         self._strings = tensor.datatype == "BYTES"
+        self.json = tensor.datatype == "JSON"
         self._image = tensor.image is not None
         self._what = f"{row_shape[0]} values" if len(row_shape) == 1 else f"values in the shape {row_shape}"
         if -1 in row_shape:
@@ -146,6 +170,8 @@ class _Column:
             for index, text in enumerate(rows):
                 pictures[index] = decode_picture(text, path_of(index))
             return pictures
+        if self.json:
+            return objects(rows)
         nested: Sequence[Any] = [row if isinstance(row, list) else [row] for row in rows] if self._scalars else rows
         if self._strings:
             self._check_shape(nested, path_of)
@@ -206,16 +232,16 @@ class Decoder:
         self._columns = [_Column(tensor, manifest.row_shape(tensor)) for tensor in manifest.inputs]
         self._names = [column.name for column in self._columns]
         self._body = msgspec.json.Decoder(_Body)
-        fields = {f"field_{index}": column for index, column in enumerate(self._columns)}
-        self._fields = list(fields)
-        row = msgspec.defstruct(
-            "Row",
-            [(field, column.lone_type) for field, column in fields.items()],
-            rename={field: column.name for field, column in fields.items()},
-            forbid_unknown_fields=True,
+        self._objects = _Objects(
+            {column.name: column.lone_type for column in self._columns},
+            {tensor.name: tensor.default for tensor in manifest.inputs if tensor.default is not msgspec.UNSET},
         )
-        self._row: msgspec.json.Decoder[Any] = msgspec.json.Decoder(row)
-        self._rows: msgspec.json.Decoder[list[Any]] = msgspec.json.Decoder(list[row])
+        self._by_feature: _Objects | None = None
+        first = manifest.inputs[0]
+        if len(self._columns) == 1 and first.features and not any(map(ESCAPED.search, first.features)):
+            self._by_feature = _Objects(dict.fromkeys(first.features, value_type(first)), {})
+        self._checks_all = any(column.json for column in self._columns) or bool(self._objects.defaults)
+        """Objects within the values, and members that may lack, need a closer look for duplicate keys."""
         self._single = self._columns[0] if len(self._columns) == 1 else None
         self._width = self._single.plain_width if self._single else 0
         if self._single:
@@ -258,7 +284,13 @@ class Decoder:
         if body.count(b'"') - raw[0].count(b'"') != 2:
             key = "inputs" if named else "input"
             raise Problem(400, "malformed_json", f"the key `{key}` appears more than once", path=f"$.{key}")
-        return self._named(body, raw[0]) if named else self._input(raw[0])
+        if named:
+            return self._named(body, raw[0], "$.inputs")
+        if self._single is None and _OBJECTS.match(raw[0]):
+            return self._named(body, raw[0], "$.input")
+        if self._by_feature is not None and self._single and _OBJECTS.match(raw[0]):
+            return self._features(body, raw[0], self._by_feature, self._single)
+        return self._input(body, raw[0])
 
     @property
     def _usage(self) -> str:
@@ -266,7 +298,14 @@ class Decoder:
             return '{"input": ...}'
         return '{"inputs": {' + ", ".join(f"{json.dumps(name)}: ..." for name in self._names) + "}}"
 
-    def _input(self, raw: bytes) -> Rows:
+    def _features(self, body: bytes, raw: bytes, objects: _Objects, column: _Column) -> Rows:
+        """Decode rows of the only input that name its features."""
+        rows, alone = self._object_rows(objects, body, raw, "$.input")
+        values = [[getattr(row, field) for field in objects.fields] for row in rows]
+        tensor = column.tensor(values, _paths("$.input", "", alone=alone))
+        return Rows({column.name: tensor}, len(rows), alone, "$.input")
+
+    def _input(self, body: bytes, raw: bytes) -> Rows:
         column = self._single
         if column is None:
             raise Problem(
@@ -279,22 +318,29 @@ class Decoder:
             if alone
             else self._counted(strict_json.decode(self._many, raw, "$.input"), "$.input")
         )
+        if column.json and b"{" in raw:
+            strict_json.refuse_duplicates(body)
         tensor = column.tensor(rows, _paths("$.input", "", alone=alone))
         return Rows({column.name: tensor}, len(rows), alone, "$.input")
 
-    def _named(self, body: bytes, raw: bytes) -> Rows:
+    def _named(self, body: bytes, raw: bytes, path: str) -> Rows:
+        rows, alone = self._object_rows(self._objects, body, raw, path)
+        tensors: Tensors = {}
+        for field, column in zip(self._objects.fields, self._columns, strict=True):
+            values = [getattr(row, field) for row in rows]
+            tensors[column.name] = column.tensor(values, _paths(path, f".{column.name}", alone=alone))
+        return Rows(tensors, len(rows), alone, path, named=True)
+
+    def _object_rows(self, objects: _Objects, body: bytes, raw: bytes, path: str) -> tuple[list[Any], bool]:
+        """Decode one object, or a list of them; the latter tells which it was."""
         alone = not raw.lstrip().startswith(b"[")
         rows = (
-            [strict_json.decode(self._row, raw, "$.inputs")]
+            [strict_json.decode(objects.one, raw, path)]
             if alone
-            else self._counted(strict_json.decode(self._rows, raw, "$.inputs"), "$.inputs")
+            else self._counted(strict_json.decode(objects.many, raw, path), path)
         )
-        self._check_duplicates(body, raw, len(rows))
-        tensors: Tensors = {}
-        for field, column in zip(self._fields, self._columns, strict=True):
-            values = [getattr(row, field) for row in rows]
-            tensors[column.name] = column.tensor(values, _paths("$.inputs", f".{column.name}", alone=alone))
-        return Rows(tensors, len(rows), alone, "$.inputs")
+        self._check_duplicates(body, raw, objects.names, len(rows))
+        return rows, alone
 
     def _counted(self, rows: list[Any], path: str) -> list[Any]:
         if not rows:
@@ -304,11 +350,39 @@ class Decoder:
             raise Problem(413, "too_many_rows", message, path=path)
         return rows
 
-    def _check_duplicates(self, body: bytes, raw: bytes, rows: int) -> None:
+    def _check_duplicates(self, body: bytes, raw: bytes, names: list[str], rows: int) -> None:
         """Raise the Problem of a duplicate key: msgspec keeps the last. Each must be there once a row."""
-        if b"\\" not in raw and all(raw.count(f'"{name}"'.encode()) == rows for name in self._names):
+        once = all(raw.count(f'"{name}"'.encode()) == rows for name in names)
+        if b"\\" not in raw and once and not self._checks_all:
             return  # spelled in one way only, and found in every row before
         strict_json.refuse_duplicates(body)
+
+
+class _Objects:
+    """Decoders of rows that name their values, whose names need not be Python's."""
+
+    def __init__(self, types: dict[str, Any], defaults: dict[str, Any]) -> None:
+        self.names = list(types)
+        self.defaults = defaults
+        rename = {f"field_{index}": name for index, name in enumerate(types)}
+        self.fields = list(rename)
+        """Attributes of a decoded row, in the order of the names."""
+        members = [
+            (field, types[name], msgspec.field(default_factory=partial(copy.deepcopy, defaults[name])))
+            if name in defaults
+            else (field, types[name])
+            for field, name in rename.items()
+        ]
+        row = msgspec.defstruct("Row", members, rename=rename, forbid_unknown_fields=True, kw_only=True)
+        self.one: msgspec.json.Decoder[Any] = msgspec.json.Decoder(row)
+        self.many: msgspec.json.Decoder[list[Any]] = msgspec.json.Decoder(list[row])
+        for name, default in defaults.items():
+            try:
+                msgspec.convert(default, types[name])
+            except msgspec.ValidationError as error:
+                raise StartError(
+                    f"the default of input {name!r} in model.json is none of its values: {error}"
+                ) from None
 
 
 def _paths(root: str, member: str, *, alone: bool) -> Callable[[int], str]:
@@ -334,6 +408,7 @@ class Encoder:
         self._object = _object(self._names)
         self._labelled = [bool(output.labels) and not manifest.row_shape(output) for output in manifest.outputs]
         self._floats = [output.name for output in manifest.outputs if output.datatype in FLOATS]
+        self._free = [output.name for output in manifest.outputs if output.datatype == "JSON"]
 
     def encode(self, tensors: Tensors) -> Encoded:
         """Encode all rows."""
@@ -345,12 +420,35 @@ class Encoder:
                     message = f"the model's output {name!r} is {tensors[name][row]}, which has no label"
                     problems[row] = Problem(500, "unknown_label", message)
         for name in self._floats:
+            if tensors[name].dtype == np.object_:  # rows of different lengths
+                problems |= _not_finite(name, tensors[name])
+                continue
             finite = np.isfinite(tensors[name])
             if not _all(finite, axis=None):
                 for row in np.flatnonzero(~finite.reshape(len(finite), -1).all(axis=1)).tolist():
-                    message = f"for this input the model's output {name!r} is not a finite number"
-                    problems[row] = Problem(422, "non_finite_output", message)
+                    problems[row] = _non_finite(name)
+        for name in self._free:
+            problems |= _not_finite(name, tensors[name])
         return Encoded(columns[0] if len(columns) == 1 else list(map(self._object, *columns)), problems)
+
+
+def _non_finite(name: str) -> Problem:
+    message = f"for this input the model's output {name!r} is not a finite number"
+    return Problem(422, "non_finite_output", message)
+
+
+def _not_finite(name: str, values: Array) -> dict[int, Problem]:
+    """Find the rows of decoded JSON with a number that JSON does not have."""
+    return {row: _non_finite(name) for row, value in enumerate(values) if not is_finite(value)}
+
+
+def is_finite(value: Any) -> bool:
+    """Tell whether no number in decoded JSON is NaN or infinite."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return all(map(is_finite, cast("dict[str, Any]", value).values()))
+    return not isinstance(value, list) or all(map(is_finite, cast("list[Any]", value)))
 
 
 def _object(names: list[str]) -> Callable[..., Any]:

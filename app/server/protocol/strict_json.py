@@ -27,19 +27,19 @@ def decode(decoder: msgspec.json.Decoder[T], content: bytes, path: str) -> T:
         raise _too_deep(path) from None
 
 
-def refuse_duplicates(content: bytes) -> None:
-    """Raise the Problem of the first key that an object has twice, in JSON that a decoder took.
+def refuse_duplicates(content: bytes, path: str = "$") -> None:
+    """Raise the Problem of the first key that an object has twice, in JSON at `path` that a decoder took.
 
     msgspec takes the last of them, silently. This parses the text again, slowly: call it when a duplicate is possible.
     """
     try:
-        path = _duplicate(json.loads(content, object_pairs_hook=_Pairs, parse_int=float), "$")
+        duplicate = _duplicate(json.loads(content, object_pairs_hook=_Pairs, parse_int=float), path)
     except RecursionError:
-        raise _too_deep("$") from None
+        raise _too_deep(path) from None
     except ValueError as error:  # in what msgspec skipped without a close look
-        raise _malformed(error, "$") from None
-    if path:
-        raise Problem(400, "malformed_json", "the key appears more than once", path=path)
+        raise _malformed(error, path) from None
+    if duplicate:
+        raise Problem(400, "malformed_json", "the key appears more than once", path=duplicate)
 
 
 def _malformed(error: Exception, path: str) -> Problem:

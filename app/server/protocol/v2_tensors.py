@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from typing import Annotated, Any
@@ -10,12 +11,13 @@ import msgspec
 import numpy as np
 
 from ..errors import Problem
-from ..model.datatypes import FLOATS, INTEGERS
+from ..model.datatypes import FLOATS, INTEGERS, WIRE_DATATYPES
 from ..model.manifest import Input
-from ..model.tensors import DTYPES, Array, fits
+from ..model.tensors import DTYPES, Array, fits, objects
 from . import strict_json
 
 _JSON_TYPES: dict[str, Any] = {"BOOL": bool, "BYTES": str} | dict.fromkeys(FLOATS, float) | dict.fromkeys(INTEGERS, int)
+_any = msgspec.json.Decoder(Any)
 _NESTED = re.compile(rb"\[\s*\[")
 _LENGTH_BYTES = 4
 """Size of the length before each element of a binary BYTES tensor."""
@@ -28,13 +30,14 @@ class TensorReader:
         """Read `rows`, which is [-1], or [] for one row without a batch dimension; -1 in a row is up to `max_size`."""
         shape = rows + row_shape
         self._first_row_axis = len(rows)
-        self._datatype = tensor.datatype
+        self._datatype = WIRE_DATATYPES[tensor.datatype]
+        self._parses = tensor.datatype == "JSON"
         self._dtype = DTYPES[tensor.datatype]
         self._nullable = tensor.nullable
         self._shape = shape
         self._max_size = tensor.max_size
         self._max_characters = tensor.max_characters
-        value = _JSON_TYPES[tensor.datatype]
+        value = _JSON_TYPES[self._datatype]
         if tensor.datatype == "BYTES":
             value = Annotated[value, msgspec.Meta(max_length=tensor.max_characters)]
         flat = nested = list[value | None if tensor.nullable else value]
@@ -69,6 +72,8 @@ class TensorReader:
         return self._array(values, [len(values)], path).reshape(shape)
 
     def _array(self, values: list[Any], sizes: list[int], path: str) -> Array:
+        if self._parses:
+            return _parse(values, path)
         try:
             with np.errstate(over="ignore"):
                 array = np.array(values, dtype=self._dtype)
@@ -95,7 +100,8 @@ class TensorReader:
             raise Problem(400, "malformed_binary", message, path=f"{path}.parameters.binary_data_size")
         count = math.prod(shape)
         if self._datatype == "BYTES":
-            return _unpack_strings(content, count, self._max_characters, path).reshape(shape)
+            texts = _unpack_strings(content, count, self._max_characters, path)
+            return _parse(texts.tolist(), f"{path}.data") if self._parses else texts.reshape(shape)
         if size != count * self._dtype.itemsize:
             message = f"{shape} of {self._datatype} are {count * self._dtype.itemsize} bytes, not {size}"
             raise Problem(400, "malformed_binary", message, path=f"{path}.parameters.binary_data_size")
@@ -111,6 +117,24 @@ class TensorReader:
         elif self._dtype.kind == "f":
             _refuse(~np.isfinite(array), 422, "wrong_type", "NaN and infinity are not values", path)
         return array.reshape(shape)
+
+
+def repeat(tensor: Input, rows: int) -> Array:
+    """Make the array of an input that a request leaves out."""
+    if tensor.datatype == "JSON":
+        return objects([copy.deepcopy(tensor.default) for _ in range(rows)])
+    return np.array([tensor.default] * rows, dtype=DTYPES[tensor.datatype])
+
+
+def _parse(texts: list[str], path: str) -> Array:
+    """Decode the texts of a tensor that is JSON."""
+    values: list[Any] = []
+    for index, text in enumerate(texts):
+        content, at = text.encode(), f"{path}[{index}]"
+        values.append(strict_json.decode(_any, content, at))
+        if b"{" in content:
+            strict_json.refuse_duplicates(content, at)
+    return objects(values)
 
 
 def pack(array: Array) -> bytes | memoryview:

@@ -10,7 +10,7 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -94,8 +94,11 @@ class _CategoricalColumn(_Column):
         """Count strings by hash, and numbers by comparing all of them with each category."""
         unseen = len(values)
         if values.dtype == np.object_:
-            strings: list[str] = values.tolist()
-            found: Iterable[tuple[Any, int]] = Counter(strings).items()
+            strings = Counter(cast("list[str | None]", values.tolist()))
+            missing = strings.pop(None, 0)
+            self.unusual["missing"] += missing
+            unseen -= missing
+            found: Iterable[tuple[Any, int]] = strings.items()
         else:
             values = self._finite(values)
             unseen = len(values)
@@ -121,7 +124,7 @@ class _Table:
         self._width = width
         self._at = at
         self._numbers = bytearray()
-        self._strings: list[str] = []
+        self._strings: list[str | None] = []
 
     def note(self, array: Array) -> int:
         """Keep a copy of a batch of shape `[rows, ...]`, and return its size in bytes.
@@ -130,9 +133,9 @@ class _Table:
         would keep all of it.
         """
         if self._text:
-            strings: list[str] = array.ravel().tolist()
+            strings: list[str | None] = array.ravel().tolist()
             self._strings += strings
-            return sum(map(len, strings))
+            return sum(map(len, filter(None, strings)))
         if array.dtype != self._dtype:
             array = array.astype(self._dtype)
         numbers = array.tobytes()

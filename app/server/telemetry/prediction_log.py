@@ -25,6 +25,7 @@ import numpy as np
 
 from .. import log
 from ..errors import StartError
+from ..model.inputs import text_length
 from ..model.tensors import Array, Tensors
 
 _MAX_ROTATED_FILES = 3
@@ -141,8 +142,7 @@ def _values(tensors: Tensors) -> dict[str, object]:
 def _large(array: Array) -> bool:
     if array.size > _MAX_VALUES or array.dtype != np.object_:
         return array.size > _MAX_VALUES
-    strings: list[str] = array.ravel().tolist()
-    return sum(map(len, strings)) > _MAX_CHARACTERS
+    return sum(map(text_length, array.flat)) > _MAX_CHARACTERS
 
 
 def _write(path: Path, max_bytes: int, lines: list[bytes]) -> tuple[int, str]:
