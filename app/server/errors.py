@@ -37,6 +37,12 @@ class Problem(Exception):  # noqa: N818  # an answer, not a failure of the serve
         """Return the same problem, of the field at `path`."""
         return Problem(self.status, self.code, self.message, path=path, headers=self.headers)
 
+    def after(self, rows: int) -> Problem:
+        """Return the same problem, of the row that has so many more before it."""
+        if self.row is not None:
+            self.row += rows
+        return self
+
 
 class OutOfMemory(Problem):
     """An allocation failed. 503 and not 507: another replica, or this one in a moment, may have the memory."""

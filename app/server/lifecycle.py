@@ -20,9 +20,10 @@ from .http.connection import Limits
 from .http.transport import Transport
 from .model.calibration import Calibration
 from .model.loaded_model import Model, load_model
+from .model.manifest import read_manifest
 from .model.memory import bound_allocations, cgroup_limit, open_trimmer
 from .predictor import warm_up
-from .settings import Settings
+from .settings import Settings, fit_model
 from .telemetry.metrics import Metrics
 from .telemetry.prediction_log import PredictionLog
 from .telemetry.tracing import Tracer, open_tracer
@@ -41,6 +42,7 @@ def run(settings: Settings, listener: socket.socket, started: float) -> None:
 
     `started`: the process's own start, as time.perf_counter().
     """
+    settings = fit_model(settings, read_manifest(settings.model_dir / "model.json").row_bytes)
     # Not closed: that would wait for a model that is still being loaded. The process ends next.
     asyncio.Runner(loop_factory=_loop_factory()).run(_Server(settings, listener).run(started))
 

@@ -17,6 +17,8 @@ from msgspec.structs import FieldInfo, fields
 
 from .errors import StartError
 
+_LEAST_BODIES = 4
+"""So many of the longest bodies the backlog holds, where the model decides how long they may be."""
 DEFAULT_MODEL_DIR = Path(__file__).resolve().parents[1] / "model"
 
 
@@ -29,6 +31,10 @@ class ApiKey(bytes):
         return "ApiKey(...)"
 
     __str__ = __repr__
+
+
+class Least(int):
+    """A number that stands where the variable is not set, and that the model may raise."""
 
 
 class Origins(frozenset[bytes]):
@@ -91,8 +97,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper):
     ] = "info"
     max_body_bytes: Annotated[
         int,
-        _from(1, 2**30, "bytes", "Longest request body, at most MAX_QUEUE_BYTES; a longer one is answered with 413."),
-    ] = 4 * 2**20
+        _from(
+            1,
+            2**30,
+            "bytes",
+            "Longest request body, at most MAX_QUEUE_BYTES; a longer one is answered with 413. Not set: more where the"
+            " model's own sizes need it, such as 16 MiB for pictures.",
+        ),
+    ] = Least(4 * 2**20)
     max_rows: Annotated[int, _from(1, 10**6, "rows", "Most rows in one request; more are answered with 413.")] = 4096
     max_queue_rows: Annotated[int, _from(1, 10**7, "rows", "Most rows in the backlog; more are shed with 429.")] = 4096
     max_queue_bytes: Annotated[
@@ -186,6 +198,14 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     if mistakes:
         raise SettingsError(mistakes)
     return settings
+
+
+def fit_model(settings: Settings, row_bytes: int) -> Settings:
+    """Raise the longest body, unless it is set, to what a row of the model may take, as far as the backlog allows."""
+    if not isinstance(settings.max_body_bytes, Least):
+        return settings
+    longest = min(max(settings.max_body_bytes, row_bytes), settings.max_queue_bytes // _LEAST_BODIES)
+    return msgspec.structs.replace(settings, max_body_bytes=max(settings.max_body_bytes, longest))
 
 
 def catalog() -> list[Variable]:

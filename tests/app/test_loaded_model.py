@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from PIL import Image as pillow  # noqa: N813  # Image is the manifest's
 
 from server.errors import Problem, StartError
+from server.model.datatypes import ONNX_TYPES
 from server.model.inputs import PlainRow
 from server.model.loaded_model import Backend, Model, load_model
 from server.model.manifest import parse_manifest
@@ -91,7 +92,7 @@ SAMPLES: dict[str, list[Any]] = {
 
 @pytest.mark.parametrize("batching", ["dynamic", "fixed", "none"])
 @pytest.mark.parametrize("row_shape", [[], [1], [2], [2, 1]])
-@pytest.mark.parametrize("datatype", list(DTYPES))
+@pytest.mark.parametrize("datatype", list(ONNX_TYPES))
 def test_every_datatype_shape_and_batching_runs(
     tmp_path: Path, datatype: Any, row_shape: list[int], batching: str
 ) -> None:

@@ -480,6 +480,8 @@ ODD = ["", "a", "input", '"', "\\", "\0", "\u00e9\N{GRINNING FACE}", '","', "nul
 def random_value(datatype: Datatype, rng: random.Random) -> Any:
     if datatype == "BYTES":
         return rng.choice(ODD)
+    if datatype == "JSON":
+        return rng.choice([None, True, -1.5, "", {}, {"a": [{"b": 1}, []]}, {"x": {"input": '"}'}}, *ODD])
     if datatype == "BOOL":
         return rng.random() < 0.5
     if datatype.startswith("FP"):
@@ -502,9 +504,10 @@ def test_whatever_fits_the_manifest_comes_out_as_it_went_in(seed: int) -> None:
     inputs: list[Input] = []
     sizes: list[list[int]] = []
     for name in rng.sample(NAMES, rng.randint(1, 4)):
-        sizes.append([rng.randint(1, 3) for _ in range(rng.randint(0, 3))])
+        datatype = rng.choice(list(DTYPES))
+        sizes.append([rng.randint(1, 3) for _ in range(0 if datatype == "JSON" else rng.randint(0, 3))])
         shape = [-1, *(rng.choice([-1, size]) for size in sizes[-1])]
-        inputs.append(Input(name=name, datatype=rng.choice(list(DTYPES)), shape=shape))
+        inputs.append(Input(name=name, datatype=datatype, shape=shape))
     decoder = Decoder(manifest(*inputs), MAX_ROWS)
     for _ in range(30):
         rows = [

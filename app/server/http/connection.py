@@ -462,7 +462,7 @@ class Connection(asyncio.Protocol):
         return Problem(431, "head_too_large", message)
 
     def _body_too_large(self) -> Problem:
-        return Problem(413, "body_too_large", f"the body may have {self._limits.body_bytes} bytes")
+        return Problem(413, "body_too_large", f"the body may have {self._limits.body_bytes} bytes (MAX_BODY_BYTES)")
 
     def _problem(self, problem: Problem) -> Response:
         return self._shared.core.problem(problem, self._incoming.request)

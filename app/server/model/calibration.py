@@ -87,14 +87,15 @@ def _typical_row(model: Model, row: Tensors, seconds: float) -> Tensors:
     free = {
         tensor.name: [axis for axis, size in enumerate(model.manifest.row_shape(tensor), start=1) if size == -1]
         for tensor in model.manifest.inputs
+        if not tensor.image
     }
     maxima = {tensor.name: tensor.max_size for tensor in model.manifest.inputs}
     while any(free.values()) and seconds * 4 <= _MAX_RUN_SECONDS:  # as attention takes for twice the length
         longer: Tensors = {}
         for name, array in row.items():
-            for axis in free[name]:
+            for axis in free.get(name, []):
                 array = np.concatenate([array, array], axis)
-            if any(array.shape[axis] * _LONGEST_TO_TYPICAL > maxima[name] for axis in free[name]):
+            if any(array.shape[axis] * _LONGEST_TO_TYPICAL > maxima[name] for axis in free.get(name, [])):
                 return row
             longer[name] = array
         start = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from .hooks import Hooks, load_hooks
 from .inputs import Inputs, PlainRow, stack, text_length
 from .manifest import Manifest, read_manifest
 from .pixels import PixelReader
-from .tensors import Array, Tensors, fits
+from .tensors import Array, Tensors, fits, objects
 
 if TYPE_CHECKING:
     from .python_backend import PythonBackend
@@ -56,7 +57,8 @@ class Model:
         self.prepares = bool(self._pixels) or bool(author and author.converts)
         self.may_run_inline = author is None and not self.prepares
         """Whether a short run may hold up the event loop: nobody knows what the author's code may wait for."""
-        pixels = sum(math.prod(manifest.row_shape(tensor)) for tensor in manifest.inputs if tensor.image)
+        self._free_pictures = any(tensor.image and -1 in manifest.row_shape(tensor) for tensor in manifest.inputs)
+        pixels = sum(abs(math.prod(manifest.row_shape(tensor))) for tensor in manifest.inputs if tensor.image)
         self._max_decoded_rows = max(self._fixed_rows or 1, MAX_RUN_COST // pixels) if pixels else sys.maxsize
         self.sizes_vary = manifest.sizes_vary
         self.max_rows = 1 if manifest.batching == "none" else self._fixed_rows or MAX_RUN_ROWS
@@ -71,7 +73,10 @@ class Model:
         values = longest = 0
         for tensor in self.manifest.inputs:
             array, row_shape = inputs[tensor.name], self.manifest.row_shape(tensor)
-            width = math.prod(row_shape if tensor.image else array.shape[1:])
+            if tensor.image and self._free_pictures and array.dtype == object:
+                width = max(map(self._count_values, itertools.repeat(tensor.name), array))
+            else:
+                width = math.prod(row_shape if tensor.image else array.shape[1:])
             if array.dtype == object and not tensor.image:
                 width *= _CHARACTER_COST * max([_MIN_CHARACTERS, *map(text_length, array.flat)])
             values += width
@@ -79,13 +84,22 @@ class Model:
             longest = max([longest, *(size for size, wanted in sizes if wanted == -1)])
         return max(values, longest**2)
 
+    def _count_values(self, name: str, picture: bytes | Array) -> int:
+        return picture.size if isinstance(picture, np.ndarray) else self._pixels[name].count_values(picture)
+
+    def _decoded_rows(self, inputs: Tensors) -> int:
+        """Rows whose pictures are decoded at once, at most."""
+        if not self._free_pictures:
+            return self._max_decoded_rows
+        return max(1, MAX_RUN_COST // self.row_cost(inputs))
+
     def prepare(self, inputs: Inputs) -> Inputs:
         """Decode one request's pictures to pixels, unless so many that `run` does, and its JSON to the code's types."""
         if isinstance(inputs, PlainRow):
             return inputs
         if self._author and self._author.converts:
             inputs = self._author.convert(inputs)
-        if _rows(inputs) > self._max_decoded_rows:
+        if _rows(inputs) > self._decoded_rows(inputs):
             return inputs
         return self._decode(inputs, 0)
 
@@ -93,8 +107,10 @@ class Model:
         """Decode the pictures of some of a request's rows, from number `first` on."""
         decoded = dict(inputs)
         for name, reader in self._pixels.items():
-            if inputs[name].dtype == object:
-                decoded[name] = np.stack([reader.read(picture, row) for row, picture in enumerate(inputs[name], first)])
+            if inputs[name].dtype != object or not isinstance(inputs[name][0], bytes):
+                continue
+            pictures = [reader.read(picture, row) for row, picture in enumerate(inputs[name], first)]
+            decoded[name] = objects(pictures) if self._free_pictures else np.stack(pictures)
         return decoded
 
     def join(self, inputs: list[Inputs]) -> Tensors:
@@ -117,12 +133,10 @@ class Model:
 
     def run(self, inputs: Tensors, max_rows: int = MAX_RUN_ROWS) -> Tensors:
         """Answer all rows, in runs of at most `max_rows`, which a fixed batch and a model without rows override."""
-        rows, size = _rows(inputs), self._max_decoded_rows
+        rows, size = _rows(inputs), self._decoded_rows(inputs) if self._pixels else sys.maxsize
         if rows > size:
-            return _joined(
-                np.concatenate,
-                [self.run(self._decode(_part(inputs, first, size), first), max_rows) for first in range(0, rows, size)],
-            )
+            parts = [self._run_decoded(inputs, first, size, max_rows) for first in range(0, rows, size)]
+            return _joined(np.concatenate, parts)
         if self._hooks:
             inputs = self._hooks.preprocess(inputs, rows)
         outputs = self._run_rows(inputs, rows, max_rows)
@@ -130,6 +144,14 @@ class Model:
             if array.shape != (rows, *self._row_shapes.get(name, array.shape[1:])):
                 self._check_output(name, array, rows)
         return self._hooks.postprocess(outputs, rows) if self._hooks else outputs
+
+    def _run_decoded(self, inputs: Tensors, first: int, rows: int, max_rows: int) -> Tensors:
+        """Run some rows whose pictures are decoded only now, because all of them would take too much memory."""
+        part = self._decode(_part(inputs, first, rows), first)
+        try:
+            return self.run(part, max_rows)
+        except Problem as problem:
+            raise problem.after(first) from None
 
     @property
     def streams(self) -> bool:
@@ -167,7 +189,10 @@ class Model:
         lacking = (self._fixed_rows or rows) - rows
         part = _part(inputs, first, rows)
         if not lacking:
-            return self._backend.run(part)
+            try:
+                return self._backend.run(part)
+            except Problem as problem:
+                raise problem.after(first) from None
         filled = {name: np.concatenate([array, array[-1:].repeat(lacking, axis=0)]) for name, array in part.items()}
         return {name: array[:rows] for name, array in self._backend.run(filled).items()}
 

@@ -17,6 +17,12 @@ from .datatypes import FLOATS, INTEGERS, Datatype
 Batching = Literal["dynamic", "fixed", "none"]
 DEFAULT_MAX_SIZE = 2048
 DEFAULT_MAX_CHARACTERS = 2**16
+_PICTURE_BYTES = 16 * 2**20
+"""A photograph of 12 megapixels, as a JPEG in base64, has some 8 MiB."""
+_CHARACTER_BYTES = 4
+"""Longest UTF-8; an escape in JSON may take more."""
+_NUMBER_BYTES = 24
+"""Longest number as it is usually written, and a comma."""
 ESCAPED = re.compile(r'["\\\x00-\x1f]')
 """Characters that JSON must escape in a key, or may not have there."""
 
@@ -150,9 +156,23 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     @property
+    def row_bytes(self) -> int:
+        """Most bytes that the JSON of a row needs: at least those of a photograph where it is a picture."""
+        return sum(_json_bytes(tensor, self.row_shape(tensor)) for tensor in self.inputs)
+
+    @property
     def fixed_rows(self) -> int | None:
         """Rows that every run must have; None when any number will do, or the model has no batch dimension."""
         return self.inputs[0].shape[0] if self.batching == "fixed" else None
+
+
+def _json_bytes(tensor: Input, row_shape: list[int]) -> int:
+    if tensor.image:
+        return _PICTURE_BYTES
+    values = math.prod(tensor.max_size if size == -1 else size for size in row_shape)
+    if tensor.datatype == "BYTES":
+        return values * (tensor.max_characters * _CHARACTER_BYTES + len('"",'))
+    return values * _NUMBER_BYTES
 
 
 def columns(tensor: Tensor, row_shape: list[int]) -> list[str]:

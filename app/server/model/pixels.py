@@ -28,7 +28,8 @@ class PixelReader:
         self._image = tensor.image or Image()
         self._dtype = DTYPES[tensor.datatype]
         height, width = row_shape[1:] if self._image.layout == "CHW" else row_shape[:2]
-        self._size = (width, height)
+        self._size = None if -1 in (width, height) else (width, height)
+        """None: a picture keeps its own."""
 
     def read(self, raw: bytes, row: int = 0) -> Array:
         """Make row number `row` of a request: upright by its EXIF data, without transparency, resized bilinearly.
@@ -53,6 +54,16 @@ class PixelReader:
             values /= self._by_channel(self._image.std)
         return values
 
+    def count_values(self, raw: bytes) -> int:
+        """Tell how many values the row of a picture has, by the file's header: a few if that is damaged."""
+        from PIL import Image as pillow  # noqa: N813  # Image is the manifest's
+
+        try:
+            width, height = pillow.open(io.BytesIO(raw), formats=FORMATS).size
+        except Exception:  # Pillow's readers raise whatever their parsing stumbles on; `read` tells
+            return 1
+        return min(width * height, _MAX_PIXELS) * self._image.channels
+
     def _pixels(self, raw: bytes, row: int) -> Array:
         """Return `[height, width, channels]` as uint8."""
         from PIL import Image as pillow  # noqa: N813  # Image is the manifest's
@@ -72,9 +83,9 @@ class PixelReader:
             picture = pillow.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
         if picture.mode != self._image.mode:
             picture = picture.convert(self._image.mode)
-        if picture.size != self._size:
+        if self._size and picture.size != self._size:
             picture = picture.resize(self._size, pillow.Resampling.BILINEAR)
-        return np.asarray(picture).reshape(*reversed(self._size), self._image.channels)
+        return np.asarray(picture).reshape(picture.height, picture.width, self._image.channels)
 
     def _by_channel(self, values: list[float]) -> Array:
         array = np.array(values, dtype=self._dtype)
