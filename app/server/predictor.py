@@ -93,7 +93,7 @@ class Predictor:
             raise Problem(422, "not_one_row", message, path=rows.path)
         timeout = request.headers.get(b"x-request-timeout-ms")
         seconds = self._timeout_seconds if timeout is None else _seconds(timeout)
-        self._streams.open(request, rows.tensors, request.received + seconds, partial(_located, rows=rows))
+        self._streams.open(request, rows.tensors, request.received + seconds, partial(_located, rows))
         return True
 
     def infer(self, request: Request) -> None:
@@ -111,7 +111,7 @@ class Predictor:
 
     def _predicted(self, request: Request, rows: Rows, outcome: Outcome) -> None:
         if isinstance(outcome, Problem):
-            self._answer(request, rows.locate(outcome) if _unlocated(outcome) else outcome, None)
+            self._answer(request, _located(rows, outcome), None)
             return
         encoded: Encoded | None = outcome.batch.encoded
         if encoded is None:
@@ -159,9 +159,9 @@ class Predictor:
         )
 
 
-def _unlocated(problem: Problem) -> bool:
-    """Whether the model refuses a request whose fields it does not know."""
-    return problem.path is None and problem.status == 422
+def _located(rows: Rows, problem: Problem) -> Problem:
+    """Name the field at fault where the model refuses a request whose fields it does not know."""
+    return rows.locate(problem) if problem.path is None and problem.status == 422 else problem
 
 
 def _seconds(timeout: bytes) -> float:

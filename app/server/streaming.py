@@ -21,7 +21,6 @@ from .batching import StreamBatcher
 from .errors import Problem, problem_of
 from .http.messages import Body, Headers, Request, Response, StreamedResponse, problem_response
 from .model.inputs import Inputs
-from .model.tensors import Tensors
 from .protocol.predict_json import ModelId
 from .telemetry.stream_metrics import Outcome, StreamMetrics
 
@@ -34,18 +33,10 @@ _JSON_RANGES = ("application/json", "application/*", "*/*")
 
 
 class StreamingEngine(Protocol):
-    """A model that answers a row piece by piece. All of it is called from one thread at a time."""
+    """A model that answers a row piece by piece. Its steps are run on one thread."""
 
-    def prepare(self, inputs: Inputs) -> Inputs:
-        """Turn what one request sent into what `join` takes."""
-        ...
-
-    def join(self, inputs: list[Inputs]) -> Tensors:
-        """Concatenate the rows of several requests, in order."""
-        ...
-
-    def stream(self, inputs: Tensors) -> Iterator[Any]:
-        """Begin the answer to one row. Its pieces are JSON values; it raises a Problem when it has no more answer."""
+    def stream(self, inputs: Inputs) -> Iterator[Any]:
+        """Begin the answer to one row, as it was sent; the pieces are JSON values. It raises a Problem where it fails."""
         ...
 
 
@@ -185,8 +176,7 @@ class _Stream:
             return None
         try:
             if self._iterator is None:
-                engine = self._streams.engine
-                self._iterator = engine.stream(engine.join([engine.prepare(self._inputs)]))
+                self._iterator = self._streams.engine.stream(self._inputs)
             return _event(_encode(next(self._iterator)))
         except StopIteration:
             return None
