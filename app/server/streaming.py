@@ -36,7 +36,7 @@ class StreamingEngine(Protocol):
     """A model that answers a row piece by piece. Its steps are run on one thread."""
 
     def stream(self, inputs: Inputs) -> Iterator[Any]:
-        """Begin the answer to one row, as it was sent; the pieces are JSON values. It raises a Problem where it fails."""
+        """Begin the answer to one row, as it was sent; pieces are JSON values. It raises a Problem where it fails."""
         ...
 
 

@@ -106,6 +106,15 @@ def asked(text: str | list[str], *headers: str) -> bytes:
     return head("/predict", STREAM, *headers, length=len(body)) + body
 
 
+def read_until(client: socket.socket, wanted: bytes) -> bytes:
+    found = b""
+    while wanted not in found:
+        chunk = client.recv(65_536)
+        assert chunk
+        found += chunk
+    return found
+
+
 def events(body: bytes | str) -> list[Event]:
     text = body.decode() if isinstance(body, bytes) else body
     found: list[Event] = []
@@ -243,7 +252,7 @@ def test_who_leaves_stops_the_generator_and_its_finally_runs(chat: Server) -> No
     before = metric(chat, 'model_streams_total{outcome="abandoned"}')
     with chat.connect() as client:
         client.sendall(asked("slow*10000"))
-        assert b"slow" in client.recv(65_536)
+        assert b"slow" in read_until(client, b"data: ")
     wait_until(lambda: "slow-closed" in trace(chat))
     assert trace(chat).count("slow") < 500
     wait_until(lambda: metric(chat, "model_active_streams") == 0)
@@ -338,7 +347,7 @@ def test_a_stop_waits_for_a_stream_and_cuts_it_after_the_grace_period(
     server = start_server(MODEL_DIR=str(folder), GRACE_SECONDS="1.5")
     with server.connect() as client:
         client.sendall(asked(text))
-        received = client.recv(65_536)
+        received = read_until(client, b"data: ")
         server.signal(signal.SIGTERM)
         received += read_to_end(client)
     body, rest = read_chunked(received.partition(b"\r\n\r\n")[2])
