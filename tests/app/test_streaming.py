@@ -312,6 +312,16 @@ def test_the_first_piece_must_come_in_time(chat: Server) -> None:
     assert ask(chat, "slow*20", x_request_timeout_ms="200").text.count("slow") == 20
 
 
+def test_the_description_has_the_stream(chat: Server, iris: Server) -> None:
+    def media(server: Server) -> list[str]:
+        responses = server.get("/openapi.json").json()["paths"]["/predict"]["post"]["responses"]
+        assert "406" in responses
+        return list(responses["200"]["content"])
+
+    assert media(chat) == ["application/json", "text/event-stream"]
+    assert media(iris) == ["application/json"]
+
+
 def test_other_pages_may_read_it(chat: Server) -> None:
     origin = "https://app.example.com"
     assert ask(chat, "hi", origin=origin).headers["access-control-allow-origin"] == origin
