@@ -12,14 +12,11 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any, Protocol, cast
-
-import msgspec
-import numpy as np
+from typing import Any, Protocol
 
 from .batching import StreamBatcher
 from .errors import Problem, problem_of
-from .http.messages import Body, Headers, Request, Response, StreamedResponse, problem_response
+from .http.messages import Body, Headers, Request, Response, StreamedResponse, encode, problem_response
 from .model.inputs import Inputs
 from .protocol.predict_json import ModelId
 from .telemetry.stream_metrics import Outcome, StreamMetrics
@@ -177,7 +174,7 @@ class _Stream:
         try:
             if self._iterator is None:
                 self._iterator = self._streams.engine.stream(self._inputs)
-            return _event(_encode(next(self._iterator)))
+            return _event(encode(next(self._iterator)))
         except StopIteration:
             return None
         except Exception as error:
@@ -208,7 +205,7 @@ class _Stream:
         if body is None or self._ended:
             return
         if event is None:
-            end = _encode({"model": self._streams.model, "pieces": self._pieces})
+            end = encode({"model": self._streams.model, "pieces": self._pieces})
             self._end("completed", b"event: end\n" + _event(end))
             return
         self._pieces += 1
@@ -284,13 +281,3 @@ class _Stream:
 
 def _event(data: bytes) -> bytes:
     return b"data: %b\n\n" % data
-
-
-def _plain(value: Any) -> Any:
-    """Turn NumPy's values into Python's."""
-    if isinstance(value, np.ndarray | np.generic):
-        return cast(Any, value).tolist()
-    raise TypeError(f"a piece of an answer must be a JSON value, not {type(value).__name__}")
-
-
-_encode = msgspec.json.Encoder(enc_hook=_plain).encode
