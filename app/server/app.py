@@ -10,23 +10,26 @@ import re
 import time
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Literal, NoReturn
+from typing import Literal, NoReturn, cast
 
 import msgspec
 
 from . import log
-from .batching import Batcher, BatchSlice, Engine, QueueLimits
+from .batching import Batcher, BatchSlice, Engine, QueueLimits, StreamBatcher
 from .errors import OutOfMemory, Problem, problem_of
-from .http.messages import JSON, Request, Response, encode, problem_response
+from .http.messages import JSON, Request, Response, StreamedResponse, encode, problem_response
 from .model.calibration import Calibration
 from .model.manifest import Manifest
 from .predictor import Predictor
 from .protocol.docs_page import read_page
 from .protocol.open_inference import error_body
+from .protocol.predict_json import ModelId
 from .settings import Settings
+from .streaming import StreamingEngine, Streams
 from .telemetry.drift import DriftCounters
 from .telemetry.metrics import Metrics
 from .telemetry.prediction_log import PredictionLog
+from .telemetry.stream_metrics import StreamMetrics
 from .telemetry.tracing import Run, Tracer
 
 State = Literal["loading", "ready", "draining"]
@@ -64,6 +67,7 @@ class App:
         """Readiness probes that wait for the model, in the order in which they came."""
         self._ids = f"{os.urandom(4).hex()}-%x".encode()
         self._requests = 0
+        self._streams: Streams | None = None
         self._routes = {
             "/predict": Route(_WRITE, self._not_ready, _BODY_TYPES),
             "/v2/health/live": self._fixed(Response(200, JSON, b'{"live":true}'), vital=True),
@@ -85,7 +89,11 @@ class App:
         limits = QueueLimits(
             rows=settings.max_queue_rows, bytes=settings.max_queue_bytes, seconds=settings.queue_seconds
         )
-        batcher = Batcher(engine, calibration, limits, metrics)
+        if manifest.predictor and manifest.predictor.streams:
+            batcher = StreamBatcher(engine, calibration, limits, metrics)
+            self._streams = self._open_streams(manifest, engine, batcher, settings)
+        else:
+            batcher = Batcher(engine, calibration, limits, metrics)
         predictor = Predictor(
             manifest,
             batcher,
@@ -93,6 +101,7 @@ class App:
             timeout_seconds=settings.timeout_ms / 1000,
             answer=self.answer,
             prediction_log=prediction_log,
+            streams=self._streams,
         )
         metrics.model_loaded(manifest.name, manifest.version, DriftCounters(manifest))
         metrics.watch("model_waiting_rows", "Rows that wait for the model", lambda: batcher.waiting_rows)
@@ -103,6 +112,26 @@ class App:
             self._state = "ready"
         self._answer_held_probes()
         return batcher
+
+    def _open_streams(self, manifest: Manifest, engine: Engine, batcher: StreamBatcher, settings: Settings) -> Streams:
+        metrics = StreamMetrics()
+        streams = Streams(
+            cast(StreamingEngine, engine),
+            batcher,
+            self,
+            metrics,
+            max_streams=settings.max_streams,
+            seconds=settings.stream_seconds,
+            model=ModelId(manifest.name, manifest.version),
+        )
+        self._metrics.add(metrics)
+        self._metrics.watch("model_active_streams", "Answers that are being sent in pieces", lambda: len(streams))
+        return streams
+
+    async def close_streams(self, seconds: float) -> None:
+        """End the answers that are being sent in pieces, and wait at most `seconds` for the author's code to end."""
+        if self._streams:
+            await self._streams.close(seconds)
 
     def _add_routes(self, predictor: Predictor, manifest: Manifest, settings: Settings) -> None:
         @cache
@@ -205,6 +234,18 @@ class App:
     def answer(self, request: Request, outcome: Response | Problem, part: BatchSlice | None = None) -> None:
         """Send a request's answer; `part` is its part of the run that it comes from."""
         request.reply(self._settle(request, outcome, part))
+
+    def begin(self, request: Request, response: StreamedResponse) -> None:
+        """Send the head of an answer that comes in pieces; `ended` is called after the last of them."""
+        self._metrics.answered(request.path, response.status)
+        request.reply(response)
+
+    def ended(self, request: Request, response: Response) -> None:
+        """Log and trace an answer that came in pieces."""
+        if self._log_requests:
+            self._log(request, response)
+        if self._tracer:
+            self._tracer.answered(request, response.status, None)
 
     def problem(self, problem: Problem, request: Request | None) -> Response:
         """Return the answer to what does not get as far as `handle`."""

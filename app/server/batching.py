@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
@@ -22,6 +23,8 @@ from .errors import Problem, problem_of
 from .model.calibration import Calibration
 from .model.inputs import Inputs
 from .model.tensors import Tensors
+
+_Result = TypeVar("_Result")
 
 _EWMA_WEIGHT = 0.2
 """Weight of the newest batch in the moving average of seconds per cost."""
@@ -349,6 +352,55 @@ class Batcher:
         except Exception as error:
             with contextlib.suppress(Exception):
                 job.done(problem_of(error, "run_failed"))
+
+
+class StreamBatcher(Batcher):
+    """A Batcher that also runs the steps of streams, in turn with batches.
+
+    A class of its own, so that a server whose model does not stream does nothing for it.
+    """
+
+    def __init__(self, engine: Engine, calibration: Calibration, limits: QueueLimits, observer: Observer) -> None:
+        super().__init__(engine, calibration, limits, observer)
+        self._steps: deque[tuple[Callable[[], Any], Callable[[Any], None]]] = deque()
+        self._batch_is_next = False
+        """Whether the latest run was a step."""
+
+    def submit_step(self, step: Callable[[], _Result], done: Callable[[_Result], None]) -> None:
+        """Run `step`, which never raises, on the inference thread; `done` gets its result on the event loop.
+
+        Steps are run in the order in which they are submitted: one at a time of each stream, so that all advance alike.
+        """
+        self._steps.append((step, done))
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._steps and not self._busy:
+            self._busy = True
+            self._loop.call_soon(self._run_next)
+
+    def _run_next(self) -> None:
+        if self._steps and not (self._batch_is_next and self._queue):
+            self._batch_is_next = True
+            step, done = self._steps.popleft()
+            self._loop.run_in_executor(self._thread, step).add_done_callback(partial(self._finish_step, done))
+        else:
+            self._batch_is_next = False
+            super()._run_next()
+            self._wake()
+
+    def _finish(self, runs: list[_Run]) -> None:
+        super()._finish(runs)
+        self._wake()
+
+    def _finish_step(self, done: Callable[[Any], None], run: asyncio.Future[Any]) -> None:
+        try:
+            done(run.result())
+        finally:
+            if self._steps or self._queue:
+                self._loop.call_soon(self._run_next)
+            else:
+                self._busy = False
 
 
 class _Run(NamedTuple):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import msgspec
 
 from .app import App
 from .batching import BatchSlice
 from .errors import Problem
-from .http.messages import Headers, Request, Response
+from .http.messages import Headers, Request, Response, StreamedResponse
 from .settings import Origins
 from .telemetry.metrics import Metrics
 from .telemetry.tracing import Tracer
+
+_Response = TypeVar("_Response", bound=Response)
 
 _REQUEST_HEADERS = (
     "authorization",
@@ -57,6 +61,10 @@ class CorsApp(App):
             self._log(request, response)
         request.reply(response)
 
+    def begin(self, request: Request, response: StreamedResponse) -> None:
+        """Send the head of an answer that comes in pieces."""
+        super().begin(request, self._labelled(response, request))
+
     def _check_head(self, request: Request) -> None:
         if not self._is_preflight(request):
             super()._check_head(request)
@@ -71,7 +79,7 @@ class CorsApp(App):
             and request.headers.get(b"origin") in self._origins
         )
 
-    def _labelled(self, response: Response, request: Request | None) -> Response:
+    def _labelled(self, response: _Response, request: Request | None) -> _Response:
         headers = dict(response.headers)
         headers["vary"] = f"{headers['vary']}, origin" if "vary" in headers else "origin"
         origin = request.headers.get(b"origin") if request else None

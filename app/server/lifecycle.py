@@ -31,6 +31,8 @@ from .telemetry.tracing import Tracer, open_tracer
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _FLUSH_SECONDS = 2.0
 """Longest wait for the collector to take the last traces, after the last answer."""
+_CUT_SECONDS = 1.0
+"""Longest wait, after the grace period, for the generators of answers in pieces to be closed."""
 _LINGER_SECONDS = 0.3
 """Wait for requests on the connections accepted last: their bytes may still be on the way."""
 
@@ -151,14 +153,14 @@ class _Server:
         transport.stop_accepting()
         await asyncio.sleep(_LINGER_SECONDS)
         transport.stop()
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(serving), settings.grace_seconds)
-        except TimeoutError:
-            unanswered = transport.in_flight
-            if unanswered:
-                # Not an exit status: a client that never ends its request would make every stop look like a crash.
-                log.error("stopped_unanswered", unanswered=unanswered, seconds=settings.grace_seconds)
-                return
+        await self._app.close_streams(_CUT_SECONDS)  # also of a client that has just left
+        unanswered = transport.in_flight
+        if unanswered:
+            # Not an exit status: a client that never ends its request would make every stop look like a crash.
+            log.error("stopped_unanswered", unanswered=unanswered, seconds=settings.grace_seconds)
+            return
         log.info("stopped")
 
     def _close(self) -> None:

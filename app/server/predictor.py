@@ -15,8 +15,11 @@ from .model.loaded_model import Model
 from .model.manifest import Manifest
 from .protocol.open_inference import V2, InferRequest
 from .protocol.predict_json import MAX_TIMEOUT_MS, Decoder, Encoded, Encoder, ModelId, Rows
+from .streaming import Streams, accepts_json, prefers_stream
 from .telemetry.prediction_log import PredictionLog
 
+_ANYTHING = b"*/*"
+"""Most clients' Accept header."""
 Answer = Callable[[Request, "Response | Problem", "BatchSlice | None"], None]
 """Takes a request's answer, and its part of the run that it comes from."""
 
@@ -55,6 +58,7 @@ class Predictor:
         timeout_seconds: float,
         answer: Answer,
         prediction_log: PredictionLog | None = None,
+        streams: Streams | None = None,
     ) -> None:
         self.model = ModelId(manifest.name, manifest.version)
         self.protocol = V2(manifest, max_rows)
@@ -64,13 +68,33 @@ class Predictor:
         self._timeout_seconds = timeout_seconds
         self._answer = answer
         self._prediction_log = prediction_log
+        self._streams = streams
         self._first_input = manifest.inputs[0]
         self._start = b'{"model":%b,' % encode(self.model)
 
     def predict(self, request: Request) -> None:
         """Serve POST /predict."""
+        accept = request.headers.get(b"accept", _ANYTHING)
+        if accept != _ANYTHING and prefers_stream(accept) and self._stream(request, accept):
+            return
         rows = self._decoder.decode(request.body)
         self._submit(request, rows.tensors, rows.count, partial(self._predicted, request, rows))
+
+    def _stream(self, request: Request, accept: bytes) -> bool:
+        """Answer piece by piece; False where the model does not, and the client takes a whole answer, too."""
+        if self._streams is None:
+            if accepts_json(accept):
+                return False
+            message = "this model answers as a whole: leave out `Accept: text/event-stream`, or accept application/json"
+            raise Problem(406, "not_streamed", message)
+        rows = self._decoder.decode(request.body)
+        if rows.count != 1:
+            message = f"an answer in pieces is to one row, not to {rows.count}"
+            raise Problem(422, "not_one_row", message, path=rows.path)
+        timeout = request.headers.get(b"x-request-timeout-ms")
+        seconds = self._timeout_seconds if timeout is None else _seconds(timeout)
+        self._streams.open(request, rows.tensors, request.received + seconds, partial(_located, rows))
+        return True
 
     def infer(self, request: Request) -> None:
         """Serve POST /v2/models/{name}/infer."""
@@ -87,7 +111,7 @@ class Predictor:
 
     def _predicted(self, request: Request, rows: Rows, outcome: Outcome) -> None:
         if isinstance(outcome, Problem):
-            self._answer(request, rows.locate(outcome) if _unlocated(outcome) else outcome, None)
+            self._answer(request, _located(rows, outcome), None)
             return
         encoded: Encoded | None = outcome.batch.encoded
         if encoded is None:
@@ -135,9 +159,9 @@ class Predictor:
         )
 
 
-def _unlocated(problem: Problem) -> bool:
-    """Whether the model refuses a request whose fields it does not know."""
-    return problem.path is None and problem.status == 422
+def _located(rows: Rows, problem: Problem) -> Problem:
+    """Name the field at fault where the model refuses a request whose fields it does not know."""
+    return rows.locate(problem) if problem.path is None and problem.status == 422 else problem
 
 
 def _seconds(timeout: bytes) -> float:

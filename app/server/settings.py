@@ -130,6 +130,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper):
             "Longest wait for the model, unless X-Request-Timeout-Ms sets another; then 504.",
         ),
     ] = 30_000
+    max_streams: Annotated[
+        int, _from(1, 10**5, "answers", "Most answers sent piece by piece at a time; more are shed with 429.")
+    ] = 32
+    stream_seconds: Annotated[
+        float,
+        _from(0.1, 86_400, "seconds", "Longest time of an answer sent piece by piece; then it ends with an error."),
+    ] = 300.0
     read_seconds: Annotated[
         float, _from(0.1, 3600, "seconds", "Longest time that a client may take to send a request; then 408.")
     ] = 30.0

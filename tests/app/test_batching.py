@@ -633,3 +633,40 @@ async def test_answers_never_cross_requests(make_side: MakeSide, inline_rows: in
     wanted = [[value + row / 8 for row in range(size)] for value, size in enumerate(sizes)]
     answers = await asyncio.gather(*(side.submit(*values) for values in wanted))
     assert answers == [[2 * value for value in values] for values in wanted]
+
+
+def test_steps_of_streams_and_batches_take_turns_on_one_thread() -> None:
+    async def run() -> list[str]:
+        model, order, threads = Doubler(inline_rows=100), list[str](), set[int]()
+        limits = QueueLimits(rows=100, bytes=10**6, seconds=10)
+        batcher = batching.StreamBatcher(model, model.calibration, limits, Counts())
+
+        def submit(name: str, left: int) -> None:
+            def done(_: None) -> None:
+                order.append(name)
+                if left > 1:
+                    submit(name, left - 1)
+
+            batcher.submit_step(lambda: threads.add(threading.get_ident()), done)
+
+        def predict(left: int) -> None:
+            def done(_: Outcome) -> None:
+                order.append("batch")
+                if left > 1:
+                    predict(left - 1)
+
+            batcher.submit(Job({"x": np.ones((1, 1))}, 1, done))
+
+        submit("a", 3)
+        submit("b", 5)
+        predict(4)
+        while not (order.count("b") == 5 and order.count("batch") == 4):
+            await asyncio.sleep(0.001)
+        assert len(threads) == 1
+        await asyncio.sleep(0.01)
+        assert batcher.idle
+        return order
+
+    order = asyncio.run(run())
+    assert order[:7] == ["a", "batch", "b", "batch", "a", "batch", "b"]
+    assert order[-2:] == ["b", "b"]

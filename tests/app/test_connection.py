@@ -13,6 +13,7 @@ import pytest
 import uvloop
 
 from server.http.connection import Connection
+from server.http.messages import Body, StreamedResponse
 from tests.app.wire import Answer, Side, Wire, head, live, post, read_answers, read_head, read_to_end, seeded
 
 NewLoop = Callable[[], asyncio.AbstractEventLoop]
@@ -903,3 +904,71 @@ def test_random_clients_over_sockets(new_loop: NewLoop) -> None:
             assert read_answers(read_to_end(client))[0].body == b"POST /later still here"
     assert server.transport._shared.body_bytes == 0
     assert (server.transport.connections, server.transport.in_flight) == (0, 0)
+
+
+class Pieces:
+    """A producer of the pieces that it is told to send."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def start(self, body: Body) -> None:
+        self.body = body
+
+    def resume(self) -> None:
+        self.told.append("resume")
+
+    def cancel(self) -> None:
+        self.told.append("cancel")
+
+
+def begin(side: Side) -> Pieces:
+    pieces = Pieces()
+    side.core.waiting.pop(0).reply(StreamedResponse(200, (), b"", producer=pieces))
+    return pieces
+
+
+def test_an_answer_in_pieces_as_it_is_sent_and_what_follows_waits_for_its_end(side: Side) -> None:
+    wire = side.tell(post("/later", b"body") + GET)
+    assert side.shared.body_bytes == 4
+    pieces = begin(side)
+    assert pieces.body.write(b"0123456789abcdef")
+    start = b"HTTP/1.1 200 OK\r\ndate: today\r\nx-request-id: id\r\ntransfer-encoding: chunked\r\n\r\n"
+    assert wire.written == start + b"10\r\n0123456789abcdef\r\n"
+    side.pass_time(1000)
+    assert not wire.ended
+    pieces.body.end()
+    assert side.shared.body_bytes == 0
+    sent, _, rest = wire.written.partition(b"\r\n0\r\n\r\n")
+    assert sent == start + b"10\r\n0123456789abcdef"
+    assert [answer.body for answer in read_answers(rest)] == [b"GET /a "]
+    pieces.body.write(b"late")
+    pieces.body.end()
+    assert wire.written.endswith(rest)
+    assert pieces.told == []
+
+
+def test_while_draining_an_answer_in_pieces_is_the_last(side: Side) -> None:
+    wire = side.tell(post("/later") + GET)
+    pieces = begin(side)
+    side.shared.draining = True
+    pieces.body.end()
+    assert wire.eof
+    assert wire.written.endswith(b"\r\n\r\n0\r\n\r\n")
+
+
+def test_who_does_not_take_the_pieces_is_waited_for_and_then_cut_off(side: Side) -> None:
+    wire = side.tell(post("/later"))
+    pieces = begin(side)
+    wire.connection.pause_writing()
+    assert not pieces.body.write(b"a")
+    wire.connection.resume_writing()
+    assert pieces.told == ["resume"]
+    assert pieces.body.write(b"b")
+    wire.connection.pause_writing()
+    side.pass_time(31)
+    assert wire.aborted
+    wire.lose()
+    assert pieces.told == ["resume", "cancel"]
+    pieces.body.end()
+    assert side.shared.connections == set()

@@ -13,8 +13,9 @@ A connection is in one of four states:
     CLOSED     the transport is gone; this is also where a client that leaves ends, from any state
 
 Reading and answering go on side by side, since clients send requests ahead: `_incoming` is the request being read,
-`_queue` holds complete ones, `_active` is the one being answered. Each side can be held up: writing while the client
-does not take its answers (`_blocked_since`), reading while too many requests wait (`_reading_paused`).
+`_queue` holds complete ones, `_active` is the one being answered, `_producer` makes its body if that comes piece by
+piece. Each side can be held up: writing while the client does not take its answers (`_blocked_since`), reading while
+too many requests wait (`_reading_paused`).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from urllib.parse import unquote_to_bytes
 import httptools
 
 from ..errors import Problem
-from .messages import Headers, Request, Response
+from .messages import Headers, Producer, Request, Response, StreamedResponse
 
 _MAX_PIPELINED_REQUESTS = 16
 """Waiting requests of one client; beyond, its bytes are left in the kernel."""
@@ -198,6 +199,8 @@ class Connection(asyncio.Protocol):
         self._queue: deque[Request] = deque()
         """Complete requests; empty, unless one is being answered or writing is blocked."""
         self._active: Request | None = None
+        self._producer: Producer | None = None
+        """Set from the head of an answer in pieces to its end."""
         self._advancing = False
         """Whether `_advance` runs: an answer given at once must not nest it."""
         self._reading_paused = False
@@ -278,6 +281,9 @@ class Connection(asyncio.Protocol):
         if self._active:
             self._active.abandoned = True
             self._release()
+        producer, self._producer = self._producer, None
+        if producer:
+            producer.cancel()
         self._drop_unanswered()
         del self._parser  # which holds on to this: memory is free at once, not when cycles are looked for
         self._stop_being_spare()
@@ -291,7 +297,10 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Go on: the client takes its answers again."""
         self._blocked_since = None
-        self._advance()
+        if self._producer:
+            self._producer.resume()
+        else:
+            self._advance()
 
     # Called by the parser.
 
@@ -553,22 +562,10 @@ class Connection(asyncio.Protocol):
         if request is None:
             return  # the client has left
         keep_alive = request.keep_alive and not response.close and not self._shared.draining
+        if type(response) is StreamedResponse:
+            self._begin(response, request, keep_alive=keep_alive)
+            return
         self._release()
-        self._write(response, request, keep_alive=keep_alive)
-        self.since = self._shared.now
-        if not keep_alive:
-            self._half_close()
-        elif self._queue or self._reading_paused:
-            self._advance()
-
-    def _release(self) -> None:
-        """End the active request: its body is counted no more, a second reply discarded."""
-        if self._active:
-            self._shared.body_bytes -= len(self._active.body)
-            self._active.reply = _discard
-            self._active = None
-
-    def _write(self, response: Response, request: Request, *, keep_alive: bool) -> None:
         self._transport.write(
             b"%b%b%b%bcontent-length: %d\r\n\r\n%b"
             % (
@@ -580,6 +577,54 @@ class Connection(asyncio.Protocol):
                 b"" if request.method == "HEAD" else response.body,
             )
         )
+        self._answered(keep_alive=keep_alive)
+
+    def _answered(self, *, keep_alive: bool) -> None:
+        self.since = self._shared.now
+        if not keep_alive:
+            self._half_close()
+        elif self._queue or self._reading_paused:
+            self._advance()
+
+    def _begin(self, response: StreamedResponse, request: Request, *, keep_alive: bool) -> None:
+        """Send the head of an answer whose body follows in chunks, or until the connection's end to HTTP/1.0."""
+        chunked = request.keep_alive or self._parser.get_http_version() != "1.0"  # who has sent its last is parsed last
+        request.reply = _discard
+        self._transport.write(
+            b"%b%b%b%b%b\r\n"
+            % (
+                _head(response.status, response.headers),
+                self._shared.date,
+                b"x-request-id: %b\r\n" % request.id if request.id else b"",
+                b"" if keep_alive else b"connection: close\r\n",
+                b"transfer-encoding: chunked\r\n" if chunked else b"",
+            )
+        )
+        self._producer = response.producer
+        response.producer.start(_Body(self, response.producer, chunked=chunked))
+
+    def write_piece(self, piece: bytes, producer: Producer) -> bool:
+        """Send a part of the body of `producer`, unless that has ended."""
+        if self._producer is producer:
+            self._transport.write(piece)
+        return self._blocked_since is None
+
+    def end_body(self, last: bytes, producer: Producer) -> None:
+        """Complete the answer of `producer`, and go on to the next request."""
+        if self._producer is not producer or self._active is None:
+            return
+        self._transport.write(last)
+        keep_alive = self._active.keep_alive and not self._shared.draining
+        self._producer = None
+        self._release()
+        self._answered(keep_alive=keep_alive)
+
+    def _release(self) -> None:
+        """End the active request: its body is counted no more, a second reply discarded."""
+        if self._active:
+            self._shared.body_bytes -= len(self._active.body)
+            self._active.reply = _discard
+            self._active = None
 
     # Ending.
 
@@ -654,6 +699,24 @@ class Connection(asyncio.Protocol):
                 self._answer_and_close(self._problem(Problem(408, "too_slow", message)))
         elif self._active is None and now - self.since > limits.idle_seconds:
             self._close_now()
+
+
+class _Body:
+    """An answer's body on its connection."""
+
+    def __init__(self, connection: Connection, producer: Producer, *, chunked: bool) -> None:
+        self._connection = connection
+        self._producer = producer
+        self._chunked = chunked
+
+    def write(self, piece: bytes) -> bool:
+        """Send a piece; False while the client does not take what it is sent."""
+        framed = b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece
+        return self._connection.write_piece(framed, self._producer)
+
+    def end(self) -> None:
+        """Complete the answer."""
+        self._connection.end_body(b"0\r\n\r\n" if self._chunked else b"", self._producer)
 
 
 def _discard(_: Response) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -51,6 +51,40 @@ class Response(msgspec.Struct, frozen=True, gc=False):
     body: bytes
     close: bool = False
     """Whether the connection ends after it."""
+
+
+class Body(Protocol):
+    """The body of an answer that has begun."""
+
+    def write(self, piece: bytes) -> bool:
+        """Send a piece that is not empty; False: send the next one once `Producer.resume` is called."""
+        ...
+
+    def end(self) -> None:
+        """Complete the answer."""
+        ...
+
+
+class Producer(Protocol):
+    """Makes a body piece by piece, on the event loop."""
+
+    def start(self, body: Body) -> None:
+        """Take the body, whose head is sent."""
+        ...
+
+    def resume(self) -> None:
+        """Go on: the client has taken what it was sent."""
+        ...
+
+    def cancel(self) -> None:
+        """Write no more: the client has left."""
+        ...
+
+
+class StreamedResponse(Response, frozen=True, kw_only=True, gc=True):
+    """An answer whose body `producer` sends after the head; its own `body` is empty."""
+
+    producer: Producer
 
 
 class ErrorDetail(msgspec.Struct, frozen=True, gc=False):

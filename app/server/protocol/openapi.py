@@ -25,6 +25,7 @@ _FAILURES = {
     400: "The request is not HTTP/1.1, a header is wrong, or the body is not JSON, is empty or has a key twice.",
     401: "The key is missing or wrong.",
     405: "The path takes other methods.",
+    406: "The model answers as a whole, and the request takes server-sent events alone.",
     408: "The request did not arrive in time.",
     413: "The body is too large, or has too many rows.",
     415: "The body's media type or content encoding is not taken.",
@@ -164,6 +165,10 @@ class _Paths:
     def _predict(self) -> Json:
         example = self._manifest.shown_example
         content = {"schema": self._schemas["request"]} | ({"example": example} if example else {})
+        answers = self._json("answer")
+        predictor = self._manifest.predictor
+        if predictor and predictor.streams:
+            answers["text/event-stream"] = {"schema": {"type": "string"}}
         return self._operation(
             "post",
             {
@@ -172,8 +177,8 @@ class _Paths:
                 "parameters": _references("parameters", "RequestId", "Traceparent", "Timeout"),
                 "requestBody": {"required": True, "content": {"application/json": content}},
             },
-            self._json("answer"),
-            _PREDICTION_FAILURES,
+            answers,
+            (406, *_PREDICTION_FAILURES),
         )
 
     def _infer(self, name: str) -> Json:

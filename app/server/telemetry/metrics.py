@@ -41,6 +41,10 @@ class Metrics(Collector):
         self._monitor = monitor
         self._registry.register(monitor)
 
+    def add(self, collector: Collector) -> None:
+        """Show the families of one more collector."""
+        self._registry.register(collector)
+
     def watch(self, name: str, documentation: str, value: Callable[[], float]) -> None:
         """Show a gauge, whose value is asked for at every scrape."""
         self._gauges.append((name, documentation, value))
