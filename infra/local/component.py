@@ -98,6 +98,7 @@ class _Process(dynamic.Resource, module="local", name="Process"):
             "release_path": str(args.release.path),
             "port": args.settings.port,
             "environment": dict(args.environment),
+            "command": args.release.command,
             "python": f"{sys.executable} {platform.python_version()}",
             "supervisor": hashlib.sha256(Path(supervisor.__file__).read_bytes()).hexdigest(),
             "api_key": pulumi.Output.secret(args.api_key) if args.api_key else None,
