@@ -36,10 +36,10 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(404, {"error": "predictions are at /predict"})
         try:
             row = torch.tensor(json.loads(body)["input"], dtype=torch.float32)
-            if row.shape[-1:] != (3,):
-                raise ValueError("expected three numbers")
         except (ValueError, TypeError, KeyError) as mistake:
             return self.answer(422, {"error": f"input: {mistake}"})
+        if row.shape[-1:] != (3,):
+            return self.answer(422, {"error": "input: expected three numbers"})
         with torch.inference_mode():
             return self.answer(200, {"prediction": network(row).tolist()})
 

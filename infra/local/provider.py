@@ -177,7 +177,7 @@ def _deploy(inputs: Mapping[str, Any], kept_port: int) -> None:
         raise LocalServiceError(str(error)) from None
 
 
-def _server_python(release: Path, command: str | None) -> str:
+def _server_python(release: Path, command: str | None = None) -> str:
     """Path of the Python that has what the release needs; its environment is made if there are dependencies.
 
     Empty: the `command` of a service of the user's own finds its program as the system does.
