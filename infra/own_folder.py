@@ -66,3 +66,9 @@ def locked_requirements(folder: Path) -> Path | None:
 def uses_environment(command: str) -> bool:
     """Tell whether `command` names its program without a path, so that an environment of its folder's may have it."""
     return "/" not in command.split()[0]
+
+
+def lacks_hashes(folder: Path, command: str) -> bool:
+    """Tell whether `command` would be given an environment, had the folder's requirements their hashes."""
+    asked = (folder / model_lock.REQUIREMENTS).is_file()
+    return asked and uses_environment(command) and locked_requirements(folder) is None

@@ -96,9 +96,10 @@ def _workload_problems(config: ParsedConfig) -> Iterator[Problem]:
     if replicas > maximum:
         command = f"pulumi config set maxReplicas {replicas}"
         yield config.problem("replicas", f"must not exceed maxReplicas, {maximum}", command)
-    if values["image"] and values["baseImage"]:
+    prebuilt = values["image"] and not values["build"]
+    if prebuilt and values["baseImage"]:
         yield config.problem("baseImage", "has no effect on a prebuilt image", "pulumi config rm baseImage")
-    if values["image"] and not values["example"]:
+    if prebuilt and not values["example"]:
         rule = "must be set: a prediction that the prebuilt image answers"
         yield config.problem("example", rule, """pulumi config set example '{"input": [1, 2, 3]}'""")
 

@@ -14,6 +14,7 @@ from typing import Any
 import pulumi
 from pulumi import dynamic
 
+from infra import own_folder
 from infra.build_context import Release
 from infra.config.schema import LocalSettings, Settings
 from infra.local import supervisor
@@ -61,6 +62,13 @@ class LocalService(pulumi.ComponentResource):
             pulumi.warn(
                 f"the model asks for Debian packages that this machine lacks, and may not run here without them:\n"
                 f"  sudo apt-get install {' '.join(missing)}",
+                self,
+            )
+        if args.release.command and own_folder.lacks_hashes(args.release.path, args.release.command):
+            pulumi.warn(
+                "the requirements.txt of `build` has no hashes, so nothing of it is installed here: lock it with\n"
+                "  .venv/bin/uv pip compile --universal --generate-hashes -o <build>/requirements.lock "
+                "<build>/requirements.txt",
                 self,
             )
         process = _Process(f"{name}-process", args, pulumi.ResourceOptions(parent=self))

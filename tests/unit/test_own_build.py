@@ -125,7 +125,10 @@ def test_requirements_with_hashes_make_an_environment(folder: Path) -> None:
     assert own_folder.locked_requirements(folder) is None
     (folder / "requirements.txt").write_text("flask==3.0\n")
     assert own_folder.locked_requirements(folder) is None
+    assert own_folder.lacks_hashes(folder, "python app.py")
+    assert not own_folder.lacks_hashes(folder, "/opt/python/bin/python app.py")
     (folder / "requirements.txt").write_text(LOCKED)
+    assert not own_folder.lacks_hashes(folder, "python app.py")
     assert own_folder.locked_requirements(folder) == folder / "requirements.txt"
     assert own_folder.uses_environment("python app.py")
     assert not own_folder.uses_environment("/opt/python/bin/python app.py")
