@@ -1,4 +1,4 @@
-"""A folder of the user's own on target local: started, replaced on the same port, kept when a new one does not start."""
+"""A folder of the user's own on target local: started, replaced on the same port, kept when the next does not start."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from tools import environment
 
 SERVER = """
 use IO::Socket::INET; $| = 1;
-my $listener = IO::Socket::INET->new(LocalAddr => $ENV{HOST}, LocalPort => $ENV{PORT}, Listen => 16, ReuseAddr => 1) or die "no port: $!";
+my $listener = IO::Socket::INET->new(
+    LocalAddr => $ENV{HOST}, LocalPort => $ENV{PORT}, Listen => 16, ReuseAddr => 1
+) or die "no port: $!";
 while (my $client = $listener->accept) {
     my $length = 0;
     while (my $line = <$client>) { $length = $1 if $line =~ /^content-length: (\\d+)/i; last if $line =~ /^\\r?\\n$/ }
     read($client, my $body, $length) if $length;
     my $answer = '{"prediction": VERSION}';
-    print $client "HTTP/1.1 200 OK\\r\\nContent-Length: " . length($answer) . "\\r\\nConnection: close\\r\\n\\r\\n$answer";
+    my $length_of = length($answer);
+    print $client "HTTP/1.1 200 OK\\r\\nContent-Length: $length_of\\r\\nConnection: close\\r\\n\\r\\n$answer";
     close $client;
 }
 """
