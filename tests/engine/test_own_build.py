@@ -12,7 +12,7 @@ import pytest
 
 from tests.engine.conftest import MakeProject
 from tests.support.engine_project import ROOT, Project
-from tools import environment
+from tools import environment, run
 
 SERVER = """
 use IO::Socket::INET; $| = 1;
@@ -61,12 +61,14 @@ def up(project: Project, *, ok: bool = True) -> str:
     return project.pulumi("up", "--yes", "--skip-preview", ok=ok).text
 
 
-def test_a_service_in_another_language(project: Project) -> None:
+def test_a_service_in_another_language(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     write(project, 1)
     project.configure({"build": "service"})
     up(project)
     first = endpoint(project)
     assert predict(first) == {"prediction": 1}
+    monkeypatch.setattr(run, "ROOT", project.root)
+    assert run.example(run.Pulumi(project.stack, project.environment)) == '{"input": [1, 2, 3]}'
 
     write(project, 2)
     up(project)

@@ -9,9 +9,10 @@ from pathlib import Path
 import pulumi
 import pytest
 
-from infra import own_folder
+from infra import model_environment, own_folder
 from infra.build_context import ReleaseError
 from infra.config.load import ConfigError, parse_settings
+from infra.local import provider, supervisor
 from infra.own_build import stage_build
 
 ROOT = Path(__file__).parents[2]
@@ -132,6 +133,21 @@ def test_requirements_with_hashes_make_an_environment(folder: Path) -> None:
     assert own_folder.locked_requirements(folder) == folder / "requirements.txt"
     assert own_folder.uses_environment("python app.py")
     assert not own_folder.uses_environment("/opt/python/bin/python app.py")
+
+
+def test_the_environment_is_made_of_the_folders_lock_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Path, ...]] = []
+    monkeypatch.setattr(
+        model_environment, "ensure", lambda *locks, say: asked.append(locks) or Path("/made/bin/python")
+    )
+    assert provider._server_python(folder, "python app.py") == ""
+    (folder / "requirements.txt").write_text(LOCKED)
+    assert provider._server_python(folder, "/opt/python/bin/python app.py") == ""
+    assert provider._server_python(folder, "python app.py") == "/made/bin/python"
+    assert asked == [(folder / "requirements.txt",) * 2]
+    given = supervisor.own_environment({"PATH": "/bin"}, "/made/bin/python", 8123, folder / "none")
+    assert (given["PATH"], given["PORT"], given["HOST"]) == (f"/made/bin{os.pathsep}/bin", "8123", "127.0.0.1")
+    assert "API_KEY_FILE" not in given
 
 
 def test_without_a_command_the_reason_is_given_with_the_dockerfiles_own(folder: Path) -> None:
