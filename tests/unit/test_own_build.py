@@ -137,9 +137,12 @@ def test_requirements_with_hashes_make_an_environment(folder: Path) -> None:
 
 def test_the_environment_is_made_of_the_folders_lock_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Path, ...]] = []
-    monkeypatch.setattr(
-        model_environment, "ensure", lambda *locks, say: asked.append(locks) or Path("/made/bin/python")
-    )
+
+    def ensure(*locks: Path, say: object) -> Path:
+        asked.append(locks)
+        return Path("/made/bin/python")
+
+    monkeypatch.setattr(model_environment, "ensure", ensure)
     assert provider._server_python(folder, "python app.py") == ""
     (folder / "requirements.txt").write_text(LOCKED)
     assert provider._server_python(folder, "/opt/python/bin/python app.py") == ""
