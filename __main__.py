@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pulumi
 
-from infra.build_context import stage
 from infra.config.load import load_settings
 from infra.endpoint_check import EndpointCheck, EndpointCheckArgs
+from infra.own_build import stage_release
 from infra.stack_pin import pin_stack
 
 root = Path(__file__).parent
 settings = load_settings(root)
-release = stage(root / "app", root / settings.common.model, Path(".build", settings.stack), settings.image.extras)
+release = stage_release(settings, root)
 pin_stack("Target", settings.common.target)
 
 # Each target imports only what it needs: `local` no cloud SDK, `kubernetes` no AWS.

@@ -6,12 +6,12 @@ Imports run one way, from the top:
     network  cluster  registry  domain          components; none imports another
     image  service  endpoint_check
     cluster_platform  load_balancer             what components are given
-    build_context  stack_pin  cluster_creator  kubeconfig
+    build_context  own_build  stack_pin  cluster_creator  kubeconfig
     reachability  http_probe  diagnose  rollout
     config  naming  state                       plain values
     kms  outputs  server_contract  git_lfs
     model_environment  model_lock               what a model needs besides the server
-    package_index
+    package_index  own_folder
 
 `endpoint` is the name under which states of older versions know a part of `endpoint_check`.
 """

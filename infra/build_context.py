@@ -64,6 +64,10 @@ class Release:
     """Whether the model needs packages besides the server's: a layer of their own in the image, and an environment."""
     debian_packages: tuple[str, ...] = ()
     """Packages that it needs of Debian, as apt-get takes them."""
+    is_own_build: bool = False
+    """Whether it is a service of the user's own, from the folder `build`, of which nothing but the example is known."""
+    command: str | None = None
+    """Starts a service of the user's own on this machine; None: it runs in its image alone."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +97,13 @@ def stage(app: Path, model: Path, into: Path, extras: Iterable[str] = ()) -> Rel
     Raises `ReleaseError` before it changes anything when the sources are wrong: what the server would refuse at its
     start by reading model.json is refused here.
     """
-    _refuse_overlap(into, app, model)
+    refuse_overlap(into, app, model)
     sources = _find_sources(app, model, [*APP_FILES, *(f"requirements-{extra}.lock" for extra in extras)])
     manifest, example = _read_model(model, sources)
     dependencies = _read_dependencies(model, sources)
     return Release(
         path=into,
-        content_hash=_copy(sources, dependencies.files(), into),
+        content_hash=copy_files(sources, dependencies.files(), into),
         model_name=manifest.name,
         model_version=manifest.version,
         example=example,
@@ -109,7 +113,7 @@ def stage(app: Path, model: Path, into: Path, extras: Iterable[str] = ()) -> Rel
     )
 
 
-def _refuse_overlap(into: Path, *sources: Path) -> None:
+def refuse_overlap(into: Path, *sources: Path) -> None:
     """Refuse a target that staging would empty together with its own sources."""
     if into.is_symlink():
         raise ReleaseError(into, "is a symbolic link; staging would empty the folder it points to")
@@ -122,7 +126,7 @@ def _refuse_overlap(into: Path, *sources: Path) -> None:
 
 def _find_sources(app: Path, model: Path, app_files: Iterable[str]) -> dict[PurePosixPath, Path]:
     """Find every file that ships, by its staged path."""
-    found = {PurePosixPath(name): _check_file(app / name) for name in app_files}
+    found = {PurePosixPath(name): check_file(app / name) for name in app_files}
     for folder, prefix in ((app / "server", "server"), (model, "model")):
         if not folder.is_dir():
             raise ReleaseError(folder, "must be a folder" if folder.exists() else "this folder does not exist")
@@ -143,11 +147,11 @@ def _walk(folder: Path) -> Iterator[Path]:
         if entry.is_dir() and not entry.is_symlink():
             yield from _walk(entry)
         else:
-            yield _check_file(entry)
+            yield check_file(entry)
 
 
-def _check_file(file: Path) -> Path:
-    """Return `file`, or raise ReleaseError when it cannot ship."""
+def check_file(file: Path, or_else: str = "") -> Path:
+    """Return `file`, or raise ReleaseError when it cannot ship; `or_else` ends what a link's error says to do."""
     try:
         found = file.lstat()
     except FileNotFoundError:
@@ -155,7 +159,9 @@ def _check_file(file: Path) -> Path:
     except OSError as error:
         raise ReleaseError(file, f"cannot be read: {error.strerror}") from None
     if stat.S_ISLNK(found.st_mode):
-        raise ReleaseError(file, "is a symbolic link, and what it points to would not ship; copy the file itself")
+        raise ReleaseError(
+            file, f"is a symbolic link, and what it points to would not ship; copy the file itself{or_else}"
+        )
     if not stat.S_ISREG(found.st_mode):
         raise ReleaseError(file, "must be a regular file")
     if found.st_size > MAX_FILE_BYTES:
@@ -186,7 +192,7 @@ def _read_model(model: Path, sources: Mapping[PurePosixPath, Path]) -> tuple[Man
     content = _read(file, sources)
     try:
         manifest = parse_manifest(content)
-        example = _compact_example(content)
+        example = compact_example(content)
         for key, value in (("name", manifest.name), ("version", manifest.version)):
             _check_label(key, value)
     except (ValueError, RecursionError) as mistake:
@@ -247,9 +253,10 @@ def _parse_lock(file: Path, content: bytes) -> model_lock.Lock:
         raise ReleaseError(file, f"{mistake}; {_PACKAGE_AGAIN}") from None
 
 
-def _compact_example(content: bytes) -> str:
+def compact_example(content: bytes, *, whole: bool = False) -> str:
+    """Read the example of a model.json, or of a file that is `whole` the example, as compact JSON."""
     document = json.loads(content, object_pairs_hook=_refuse_duplicates)
-    example = document["example"]
+    example = document if whole else document["example"]
     if not isinstance(example, dict) or not example:
         raise ValueError('"example" must be the JSON object of a prediction, such as {"input": [1, 2, 3]}')
     return json.dumps(example, separators=(",", ":"), allow_nan=False)
@@ -280,7 +287,7 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _copy(sources: Mapping[PurePosixPath, Path], written: Mapping[PurePosixPath, bytes], into: Path) -> str:
+def copy_files(sources: Mapping[PurePosixPath, Path], written: Mapping[PurePosixPath, bytes], into: Path) -> str:
     """Make `into` hold exactly `sources` and the contents of `written`; return the content hash."""
     into.mkdir(parents=True, exist_ok=True)
     paths = {*sources, *written}

@@ -51,7 +51,8 @@ class EndpointCheckArgs:
     """Without a path or a trailing slash."""
     release: pulumi.Input[str]
     """Image digest or content hash: a new one asks the endpoint again."""
-    readiness_path: str
+    readiness_path: str | None
+    """What must answer before a prediction is asked for; None: nothing."""
     example: str
     """JSON body of the prediction."""
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -179,7 +180,7 @@ def _checked(props: Mapping[str, Any], settle_seconds: float) -> dict[str, Any]:
         raise RolloutError(str(problem), _hide(props.get("api_key"), cluster.details()))
     model_name, model_version = await_prediction(
         str(props["url"]),
-        readiness_path=str(props["readiness_path"]),
+        readiness_path=props.get("readiness_path"),
         example=str(props["example"]),
         timeout_seconds=float(props["timeout_seconds"]),
         settle_seconds=settle_seconds,
@@ -193,7 +194,7 @@ def _checked(props: Mapping[str, Any], settle_seconds: float) -> dict[str, Any]:
 def await_prediction(
     base: str,
     *,
-    readiness_path: str,
+    readiness_path: str | None,
     example: str,
     timeout_seconds: float,
     settle_seconds: float = 0,
@@ -211,10 +212,11 @@ def await_prediction(
     asked, answer = "nothing", Answer(0, b"none")
     problem = f"{base} did not answer a prediction within {timeout_seconds:g} seconds"
     for left in attempts(deadline):
-        asked = f"GET {base}{readiness_path}"
-        answer = ask(base + readiness_path, None, {}, left)
-        if not 200 <= answer.status < 300:
-            continue
+        if readiness_path:
+            asked = f"GET {base}{readiness_path}"
+            answer = ask(base + readiness_path, None, {}, left)
+            if not 200 <= answer.status < 300:
+                continue
         asked = f"POST {base}{PREDICT_PATH} {shorten(example)}"
         answer = ask(base + PREDICT_PATH, example, headers, max(deadline - time.monotonic(), 1))
         now = time.monotonic()

@@ -36,10 +36,11 @@ def plain() -> LoadBalancer:
 
 
 def nlb(
-    *, health_path: str, certificate_arn: pulumi.Input[str] | None = None, subnets: Sequence[str] = ()
+    *, health_path: str | None, certificate_arn: pulumi.Input[str] | None = None, subnets: Sequence[str] = ()
 ) -> LoadBalancer:
     """Ask EKS Auto Mode for an internet-facing NLB whose targets are the pods.
 
+    `health_path`: what its health check asks for; None: for a connection alone.
     `certificate_arn`: TLS ends at the listener on 443.
     `subnets`: ids of public subnets; empty: those that are tagged for it.
     It has no tags of ours: Auto Mode's own policies do not let it set any.
@@ -48,9 +49,9 @@ def nlb(
         "scheme": "internet-facing",
         "nlb-target-type": "ip",
         "attributes": "load_balancing.cross_zone.enabled=true",
-        "healthcheck-protocol": "http",
+        "healthcheck-protocol": "http" if health_path else "tcp",
         "healthcheck-port": "traffic-port",
-        "healthcheck-path": health_path,
+        **({"healthcheck-path": health_path} if health_path else {}),
         "healthcheck-interval": "10",
         "healthcheck-timeout": "5",
         "healthcheck-healthy-threshold": "2",

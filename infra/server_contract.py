@@ -15,6 +15,9 @@ USER_ID = 10001
 
 PREDICT_PATH = "/predict"
 
+LIVENESS_PATH = "/v2/health/live"
+READINESS_PATH = "/v2/health/ready"
+
 DRAIN_SECONDS = 1
 """After SIGTERM, how long the server still accepts connections; the pod's preStop hook has waited for the balancer."""
 

@@ -25,6 +25,7 @@ _KEY_FILE = "api-key"
 _STARTUP_PERIOD_SECONDS = 1
 _MIN_READY_SECONDS = 5
 """A pod that is ready for less does not count: one that dies of its first requests never replaces a good one."""
+_TMP = "/tmp"  # noqa: S108  # the container's own
 _TMP_SIZE = "256Mi"
 _LOAD_BALANCER_TIMEOUTS = pulumi.CustomTimeouts(create="15m", update="15m", delete="15m")
 """Clouds take minutes to make a load balancer, and to take it down."""
@@ -52,6 +53,8 @@ class ModelServiceArgs:
     node_selector: Mapping[str, str]
     tolerations: Sequence[k8s.core.v1.TolerationArgs]
     architecture: Architecture
+    home: str | None = None
+    """Home folder, for an image whose user has none that can be written; None: as the image says."""
     protect: bool = False
     """Refuse to delete or replace what serves: the namespace, the Deployment and the Service."""
 
@@ -73,6 +76,7 @@ class ModelServiceArgs:
             node_selector=platform.node_selector,
             tolerations=platform.tolerations,
             architecture=settings.image.architecture,
+            home=_TMP if release.is_own_build else None,
             protect=settings.cluster.protect,
         )
 
@@ -381,7 +385,9 @@ def _container(args: ModelServiceArgs, drain: int, grace: int, *, with_key: bool
         "DRAIN_SECONDS": str(server_contract.DRAIN_SECONDS),
         "GRACE_SECONDS": str(grace),
     }
-    mounts = [k8s.core.v1.VolumeMountArgs(name="tmp", mount_path="/tmp")]  # noqa: S108  # the container's own
+    if args.home and "HOME" not in args.environment:
+        env["HOME"] = args.home
+    mounts = [k8s.core.v1.VolumeMountArgs(name="tmp", mount_path=_TMP)]
     if with_key:
         env["API_KEY_FILE"] = f"{_KEY_FOLDER}/{_KEY_FILE}"
         mounts.append(k8s.core.v1.VolumeMountArgs(name="api-key", mount_path=_KEY_FOLDER, read_only=True))
@@ -418,9 +424,11 @@ def _container(args: ModelServiceArgs, drain: int, grace: int, *, with_key: bool
     )
 
 
-def _probe(path: str, *, period: int, failures: int) -> k8s.core.v1.ProbeArgs:
+def _probe(path: str | None, *, period: int, failures: int) -> k8s.core.v1.ProbeArgs:
+    """Ask for the path, or without one for a connection alone."""
     return k8s.core.v1.ProbeArgs(
-        http_get=k8s.core.v1.HTTPGetActionArgs(path=path, port="http"),
+        http_get=k8s.core.v1.HTTPGetActionArgs(path=path, port="http") if path else None,
+        tcp_socket=None if path else k8s.core.v1.TCPSocketActionArgs(port="http"),
         period_seconds=period,
         timeout_seconds=2,
         failure_threshold=failures,

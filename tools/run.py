@@ -226,6 +226,8 @@ def example(cli: Pulumi) -> str:
     configured = cli.config("example")
     if configured.get("value") and not configured["secret"]:
         return configured["value"]
+    if build := cli.config("build").get("value"):
+        return (ROOT / build / "example.json").read_text().strip()
     model = json.loads((ROOT / (cli.config("model").get("value") or "app/model") / "model.json").read_text())
     return json.dumps(model["example"])
 

@@ -44,11 +44,12 @@ def _keys_of_other_targets(config: ParsedConfig) -> Iterator[Problem]:
 
 def _cross_key_problems(config: ParsedConfig, region: str | None, others: Mapping[str, str]) -> Iterator[Problem]:
     target = config.values["target"]
+    yield from _build_problems(config)
     if target == "local":
         yield from _local_problems(config)
     else:
         yield from _workload_problems(config)
-    if target == "local" or not config.values["image"]:
+    if not config.values["build"] and (target == "local" or not config.values["image"]):
         yield from _server_problems(config)
     if target == "kubernetes":
         yield from _kubernetes_problems(config)
@@ -69,6 +70,17 @@ def _server_problems(config: ParsedConfig) -> Iterator[Problem]:
             yield Problem(f"environment.{name}", json.dumps(value), rule, command)
 
 
+def _build_problems(config: ParsedConfig) -> Iterator[Problem]:
+    """Find what a `build` leaves without effect, and what is without effect where there is none."""
+    values = config.values
+    if not values["build"] and values["command"] and values["target"] == "local":
+        yield config.problem("command", "has no effect without build", "pulumi config rm command")
+    for name in ("model", "image", "baseImage", "extras") if values["build"] else ():
+        if name in config.changed and values["target"] in config.keys[name].targets:
+            rule = "does not go together with build, whose own Dockerfile says what is served"
+            yield config.problem(name, rule, f"pulumi config rm {name}")
+
+
 def _local_problems(config: ParsedConfig) -> Iterator[Problem]:
     environment = config.values["environment"]
     if "HOST" in environment:
@@ -84,9 +96,10 @@ def _workload_problems(config: ParsedConfig) -> Iterator[Problem]:
     if replicas > maximum:
         command = f"pulumi config set maxReplicas {replicas}"
         yield config.problem("replicas", f"must not exceed maxReplicas, {maximum}", command)
-    if values["image"] and values["baseImage"]:
+    prebuilt = values["image"] and not values["build"]
+    if prebuilt and values["baseImage"]:
         yield config.problem("baseImage", "has no effect on a prebuilt image", "pulumi config rm baseImage")
-    if values["image"] and not values["example"]:
+    if prebuilt and not values["example"]:
         rule = "must be set: a prediction that the prebuilt image answers"
         yield config.problem("example", rule, """pulumi config set example '{"input": [1, 2, 3]}'""")
 

@@ -6,6 +6,7 @@ All problems are reported in one error, each with key, value, rule and the comma
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import fields
 from importlib.util import find_spec
@@ -20,6 +21,8 @@ from infra.config.checks import check_config, check_stack_name
 from infra.config.keys import GROUPS, ParsedConfig, Problem, camel_case, catalog, display, parse_config
 from infra.config.schema import Settings, SignIn
 from infra.config.sign_in import parse_sign_in
+from infra.own_folder import DOCKERFILE, EXAMPLE, procfile_command, suggested_command
+from infra.server_contract import LIVENESS_PATH, READINESS_PATH
 
 _NAME_AT_FIRST = "model-endpoint"
 """The project's name before anyone renames it."""
@@ -66,18 +69,45 @@ def parse_settings(
     """
     config = parse_config(catalog(root / "Pulumi.yaml"), raw, secrets)
     across = [*check_config(config, region, others), *_misplaced_keys(config, others, project, stack)]
-    if problems := [*check_stack_name(stack), *config.problems, *_model_problems(config, root), *across]:
+    if problems := [*check_stack_name(stack), *config.problems, *_folder_problems(config, root), *across]:
         raise ConfigError(stack, problems)
-    groups = {name: _fill(group, config.values) for name, group in GROUPS.items()}
+    values = {**config.values, **_probe_paths(config.values)}
+    groups = {name: _fill(group, values) for name, group in GROUPS.items()}
     sign_in = parse_sign_in(others) if config.values["target"] == "eks" else SignIn()
     return Settings(project=project, stack=stack, region=region or "", sign_in=sign_in, **groups)
 
 
-def _model_problems(config: ParsedConfig, root: Path) -> Iterator[Problem]:
-    """Find out that `model` names no model folder; what is wrong in a folder is said by file when it is staged."""
-    if not (root / config.values["model"] / "model.json").is_file():
+def _probe_paths(values: Mapping[str, Any]) -> dict[str, str]:
+    """The paths of the server here, unless the config names others; of a `build` no path is known."""
+    if values["build"]:
+        return {}
+    usual = {"livenessPath": LIVENESS_PATH, "readinessPath": READINESS_PATH}
+    return {name: values[name] or path for name, path in usual.items()}
+
+
+def _folder_problems(config: ParsedConfig, root: Path) -> Iterator[Problem]:
+    """Find out that a folder is not what it must be; what is wrong in its files is said by file when it is staged."""
+    if config.values["build"]:
+        yield from _build_problems(config, root / config.values["build"])
+    elif not (root / config.values["model"] / "model.json").is_file():
         rule = "must be a folder with a model.json, as `make model` makes it"
         yield config.problem("model", rule, "pulumi config set model app/model")
+
+
+def _build_problems(config: ParsedConfig, folder: Path) -> Iterator[Problem]:
+    """Find what a service of the user's own lacks: a Dockerfile, an example, and here a command."""
+    values = config.values
+    if not (folder / DOCKERFILE).is_file():
+        rule = f"must be a folder with a {DOCKERFILE}"
+        yield config.problem("build", rule, "pulumi config set build examples/document")
+        return
+    if not values["example"] and not (folder / EXAMPLE).is_file():
+        rule = f"must be set, or be the file {EXAMPLE} in the folder: a prediction that the service answers"
+        yield config.problem("example", rule, """pulumi config set example '{"input": [1, 2, 3]}'""")
+    if values["target"] == "local" and not values["command"] and not procfile_command(folder):
+        rule = "must be set, or be a line `web: ...` in a Procfile: images are not built on target local"
+        command = f"pulumi config set command {shlex.quote(suggested_command(folder))}"
+        yield config.problem("command", rule, command)
 
 
 def _misplaced_keys(config: ParsedConfig, others: Mapping[str, str], project: str, stack: str) -> Iterator[Problem]:

@@ -127,7 +127,7 @@ Name = Annotated[
     str,
     Rule("a name of 1 to 256 letters, digits, spaces or . : / = + @ - _", "ml-team", _matches(r"[\w .:/=+@-]{1,256}")),
 ]
-HttpPath = Annotated[str, Rule("a path that starts with /", "/healthz", _matches(r"/[!-~]*"))]
+HttpPath = Annotated[str | None, Rule("a path that starts with /", "/healthz", _matches(r"/[!-~]*"))]
 HostName = Annotated[
     str | None,
     Rule("a host name", "predict.example.com", _matches(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}")),
@@ -177,6 +177,8 @@ class Group:
 class CommonSettings(Group, targets=frozenset(get_args(Target))):
     target: Annotated[Target, Rule("local, kubernetes or eks", "local")]
     model: Annotated[str, Rule("a folder", "app/model")]
+    build: Annotated[str | None, Rule("a folder with a Dockerfile", "examples/document")]
+    """A service of the user's own, in the place of the app and the model; None ships those."""
     example: Annotated[
         str | None, Rule("a JSON object, the body of a prediction", '{"input": [1, 2, 3]}', _is_json_object)
     ]
@@ -194,6 +196,10 @@ class LocalSettings(Group, targets=frozenset({"local"})):
         int, Rule("0 or a port from 1024 to 65535", "8080", lambda port: port == 0 or 1024 <= port <= 65535)
     ]
     """TCP port on 127.0.0.1; 0 takes a free one and keeps it."""
+    command: Annotated[
+        str | None, Rule("one line, a program and its arguments", "python app.py", _matches(r"\S[^\n]*"))
+    ]
+    """Starts the service in the folder `build`; None takes the line `web:` of its Procfile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,6 +249,7 @@ class ServiceSettings(Group, targets=CLUSTER_TARGETS):
     rollout_timeout_seconds: Seconds
     liveness_path: HttpPath
     readiness_path: HttpPath
+    """None, as for a `build` that is not told of any: its port is asked for a connection."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from typing import Any
 import pulumi
 from pulumi import dynamic
 
+from infra import own_folder
 from infra.build_context import Release
 from infra.config.schema import LocalSettings, Settings
 from infra.local import supervisor
@@ -63,6 +64,13 @@ class LocalService(pulumi.ComponentResource):
                 f"  sudo apt-get install {' '.join(missing)}",
                 self,
             )
+        if args.release.command and own_folder.lacks_hashes(args.release.path, args.release.command):
+            pulumi.warn(
+                "the requirements.txt of `build` has no hashes, so nothing of it is installed here: lock it with\n"
+                "  .venv/bin/uv pip compile --universal --generate-hashes -o <build>/requirements.lock "
+                "<build>/requirements.txt",
+                self,
+            )
         process = _Process(f"{name}-process", args, pulumi.ResourceOptions(parent=self))
         self.url = process.url
         self.log_file = process.log_file
@@ -98,6 +106,7 @@ class _Process(dynamic.Resource, module="local", name="Process"):
             "release_path": str(args.release.path),
             "port": args.settings.port,
             "environment": dict(args.environment),
+            "command": args.release.command,
             "python": f"{sys.executable} {platform.python_version()}",
             "supervisor": hashlib.sha256(Path(supervisor.__file__).read_bytes()).hexdigest(),
             "api_key": pulumi.Output.secret(args.api_key) if args.api_key else None,

@@ -12,19 +12,20 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from pulumi import dynamic
 
-from infra import model_environment, model_lock
+from infra import model_environment, model_lock, own_folder
 from infra.local import supervisor
 
 SERVING = "serving"
 """The `status` of a process that is up."""
 
-_IDENTITY = ("release", "port", "environment", "python", "supervisor")
+_IDENTITY = ("release", "port", "environment", "python", "supervisor", "command")
 """The inputs that, with the API key, make one run differ from another."""
 
 _START_TIMEOUT_SECONDS = supervisor.READY_SECONDS + supervisor.STOP_SECONDS + 30
@@ -116,7 +117,7 @@ def _move(inputs: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any
 
 
 def _spec(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: inputs[key] for key in _IDENTITY} | {"port": int(inputs["port"])}
+    return {key: inputs.get(key) for key in _IDENTITY} | {"port": int(inputs["port"])}
 
 
 def _drift(inputs: Mapping[str, Any]) -> Drift | None:
@@ -166,7 +167,9 @@ def _deploy(inputs: Mapping[str, Any], kept_port: int) -> None:
             file.write(inputs["api_key"])
     try:
         _snapshot(Path(inputs["release_path"]), release)
-        (run / "spec.json").write_text(json.dumps(_spec(inputs) | {"server_python": _server_python(release)}))
+        (run / "spec.json").write_text(
+            json.dumps(_spec(inputs) | {"server_python": _server_python(release, inputs.get("command"))})
+        )
         _start(run, state / supervisor.LOG, kept_port)
     except (LocalServiceError, model_environment.ModelEnvironmentError, OSError) as error:
         supervisor.retire(run)
@@ -174,8 +177,14 @@ def _deploy(inputs: Mapping[str, Any], kept_port: int) -> None:
         raise LocalServiceError(str(error)) from None
 
 
-def _server_python(release: Path) -> str:
-    """Path of the Python that has what the release needs; its environment is made if the model has dependencies."""
+def _server_python(release: Path, command: str | None = None) -> str:
+    """Path of the Python that has what the release needs; its environment is made if there are dependencies.
+
+    Empty: the `command` of a service of the user's own finds its program as the system does.
+    """
+    if command:
+        locked = own_folder.locked_requirements(release) if own_folder.uses_environment(command) else None
+        return str(model_environment.ensure(locked, locked, say=partial(print, flush=True))) if locked else ""
     beyond = release / "dependencies" / model_lock.LOCK
     if not beyond.exists() or not beyond.read_text():
         return sys.executable

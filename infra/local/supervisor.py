@@ -14,6 +14,8 @@
 
 A new run takes the listening socket over from the one before it, starts its own server, waits until that is ready, and
 only then ends the other: no connection is ever refused. If its server does not become ready, nothing else has changed.
+A service of the user's own (`command`) takes no socket over: it is tried on another port, and then takes the place of
+the one before it, whose port is refused until it listens.
 """
 
 from __future__ import annotations
@@ -299,15 +301,100 @@ class _Server:
                 await self.wait_ended(timeout)
 
 
+def own_environment(given: Mapping[str, str], python: str, port: int, api_key: Path) -> dict[str, str]:
+    """The environment of a service of the user's own; the folder of `python`, if there is one, leads its PATH."""
+    path = given.get("PATH", os.environ.get("PATH", os.defpath))
+    return {
+        **os.environ,
+        **given,
+        "PATH": f"{Path(python).parent}{os.pathsep}{path}" if python else path,
+        "PYTHONUNBUFFERED": "1",
+        "HOST": "127.0.0.1",
+        "PORT": str(port),
+        **({"API_KEY_FILE": str(api_key)} if api_key.exists() else {}),
+    }
+
+
+class _OwnServer(_Server):
+    """A service of the user's own: it is handed no socket, and listens on the port in PORT."""
+
+    _port: int
+
+    @classmethod
+    async def run(
+        cls, command: str, python: str, release: Path, given: Mapping[str, str], log: _Log, port: int
+    ) -> _OwnServer:
+        """Start `command` in `release`, in a process group of its own; it holds server.pid from its first moment."""
+        lock = _lock(Path("server.pid"))
+        try:
+            process = await asyncio.create_subprocess_exec(
+                "/bin/sh", "-c", f"exec {command}", cwd=release, process_group=0,
+                env=own_environment(given, python, port, Path("api-key").resolve()), pass_fds=(lock,),
+                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            )  # fmt: skip
+            os.pwrite(lock, str(process.pid).encode(), 0)
+        except OSError as error:
+            raise StartError(f"the service cannot be started: {error}") from error
+        finally:
+            os.close(lock)
+        server = cls(process, -1, log)
+        server._port = port
+        return server
+
+    async def wait_ready(self) -> None:
+        """Return when the port answers HTTP, whatever it says; else raise StartError and leave nothing running."""
+        deadline = time.monotonic() + READY_SECONDS
+        problem = (
+            f"the service did not answer on port {self._port} within {READY_SECONDS:.0f} seconds: "
+            "it must listen on the port in the environment variable PORT"
+        )
+        while time.monotonic() < deadline:
+            if self._process.returncode is not None:
+                problem = f"the service ended before it answered ({await self.wait_ended(5)})"
+                break
+            if await _answers_http(self._port):
+                return
+            await asyncio.sleep(0.05)
+        await self.stop(0)
+        raise StartError(problem, self._tail.decode(errors="replace").splitlines()[-TAIL_LINES:])
+
+    async def stop(self, seconds: float) -> None:
+        """SIGTERM, and after `seconds` or its end SIGKILL for what is left of its process group."""
+        await super().stop(seconds)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+
+async def _answers_http(port: int) -> bool:
+    try:
+        async with asyncio.timeout(2):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            with contextlib.closing(writer):
+                writer.write(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+                return (await reader.read(5)).startswith(b"HTTP/")
+    except (OSError, TimeoutError):
+        return False
+
+
 class _Supervisor:
     """Restarts a server whenever it ends, and answers queries on the control socket."""
 
     def __init__(
-        self, start: Callable[[], Awaitable[_Server]], server: _Server, listener: socket.socket, log: _Log
+        self,
+        start: Callable[[], Awaitable[_Server]],
+        server: _Server,
+        port: int,
+        listener: socket.socket | None,
+        log: _Log,
     ) -> None:
-        """Take over `server`, which is ready and was made by `start`; answer queries from now on."""
+        """Take over `server`, which is ready and was made by `start`; answer queries from now on.
+
+        `listener` is handed to the next run; None for a service of the user's own, which has its socket to itself.
+        """
         self._start = start
         self._server = server
+        self._port = port
+        self._handles = [listener.fileno()] if listener else []
         self._listener = listener
         self._log = log
         self._serving = True
@@ -322,8 +409,8 @@ class _Supervisor:
         with contextlib.suppress(OSError):
             connection, _ = self._control.accept()
             with connection:
-                status = Status(os.getpid(), self._listener.getsockname()[1], self._serving)
-                socket.send_fds(connection, [json.dumps(asdict(status)).encode()], [self._listener.fileno()])
+                status = Status(os.getpid(), self._port, self._serving)
+                socket.send_fds(connection, [json.dumps(asdict(status)).encode()], self._handles)
 
     async def keep_running(self) -> None:
         """Restart the server whenever it ends: at once, then with exponential backoff."""
@@ -372,24 +459,56 @@ def _previous_run(state: Path) -> tuple[Path | None, int]:
     return previous, ports[previous] if previous else 0
 
 
+async def _try_out(run: Callable[[int], Awaitable[_Server]], log: _Log, release: str) -> None:
+    """Start a service of the user's own on another port first: one that does not start replaces nothing."""
+    with _listen(0, 0) as free:
+        port = free.getsockname()[1]
+    try:
+        trial = await run(port)
+        await trial.wait_ready()
+    except StartError as error:
+        log.note(f"{release} is not served: {error}")
+        raise
+    await trial.stop(STOP_SECONDS)
+
+
 async def _supervise(state: Path, kept_port: int) -> None:
     """Serve the run in the working directory until it is told to stop; `kept_port` is the stack's last one, or 0."""
     spec = json.loads(Path("spec.json").read_text())
     previous, port = _previous_run(state)
-    listener = _receive_listener(previous) if previous and spec["port"] in (0, port) else None
-    listener = listener or _listen(spec["port"], kept_port)
+    keeps_port = previous is not None and spec["port"] in (0, port)
+    listener = _receive_listener(previous) if previous and keeps_port else None
     log = _Log(state / LOG)
     release = f"release {spec['release'][:12]}"
-    folder = state / "releases" / spec["release"]
-    start = partial(_Server.start, spec["server_python"], folder, spec["environment"], listener, log)
-    log.note(f"starting {release} on port {listener.getsockname()[1]}")
+    python, folder = spec["server_python"], state / "releases" / spec["release"]
+    if spec["command"]:
+        if listener or not keeps_port:
+            listener = listener or _listen(spec["port"], kept_port)
+            port = listener.getsockname()[1]
+            listener.close()
+            listener = None
+        run = partial(_OwnServer.run, spec["command"], python, folder, spec["environment"], log)
+        if previous and keeps_port:
+            await _try_out(run, log, release)
+            log.note(f"{release} starts; ending the run before it, which has the port")
+            await asyncio.to_thread(retire, previous)
+            previous = None
+        start: Callable[[], Awaitable[_Server]] = partial(run, port)
+    else:
+        if previous and not listener and spec["port"] == port:  # a service of the user's own, which has it to itself
+            await asyncio.to_thread(retire, previous)
+            previous = None
+        listener = listener or _listen(spec["port"], kept_port)
+        port = listener.getsockname()[1]
+        start = partial(_Server.start, python, folder, spec["environment"], listener, log)
+    log.note(f"starting {release} on port {port}")
     try:
         server = await start()
         await server.wait_ready()
     except StartError as error:
         log.note(f"{release} is not served: {error}")
         raise
-    supervisor = _Supervisor(start, server, listener, log)
+    supervisor = _Supervisor(start, server, port, listener, log)
     Path("link").symlink_to(Path.cwd().name)
     Path("link").replace(state / "current")
     keeper = asyncio.create_task(supervisor.keep_running())
@@ -397,7 +516,7 @@ async def _supervise(state: Path, kept_port: int) -> None:
         log.note(f"{release} serves; ending the run before it")
         await asyncio.to_thread(retire, previous)
     prune(state)
-    _report({"pid": os.getpid(), "port": listener.getsockname()[1]})
+    _report({"pid": os.getpid(), "port": port})
     stopped = asyncio.create_task(_wait_for_stop())
     await asyncio.wait({keeper, stopped}, return_when=asyncio.FIRST_COMPLETED)
     keeper.cancel()

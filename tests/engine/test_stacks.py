@@ -167,6 +167,19 @@ def test_an_existing_cluster_is_left_as_it_was(existing: Project) -> None:
 # --- config that changes the shape of stack dev, previewed from nothing ---
 
 
+def test_a_folder_of_the_users_own_is_built_and_deployed_by_digest(existing: Project) -> None:
+    existing.configure({"build": "examples/document"})
+    existing.up()
+    image = existing.cloud.images(f"{REGISTRY}/team/model")
+    assert len(image) == 2, "the model's and this one"
+    (container,) = existing.cloud.only(DEPLOYMENT).values["spec"]["template"]["spec"]["containers"]
+    assert container["image"].startswith(f"{REGISTRY}/team/model@sha256:")
+    assert all(container[probe]["tcpSocket"] for probe in ("startupProbe", "readinessProbe", "livenessProbe"))
+    assert not existing.up("--expect-no-changes").changed()
+    existing.forget("build")
+    existing.up()
+
+
 def test_a_domain_makes_the_endpoint_https(make_project: MakeProject) -> None:
     project = make_project("dev")
     project.cloud.add(Thing(type=ZONE, id="Z0123456789", outputs={"name": "example.com"}))

@@ -47,7 +47,7 @@ key = config.get("apiKey")  # in plain: LocalService must make it a secret by it
 service = LocalService(
     "model",
     LocalServiceArgs(
-        settings=LocalSettings(port=config.get_int("port") or 0),
+        settings=LocalSettings(port=config.get_int("port") or 0, command=None),
         release=stage(Path("app"), Path("app/model"), Path(".build", stack, "image")),
         environment={name: str(value) for name, value in (config.get_object("environment") or {}).items()},
         api_key=pulumi.Output.from_input(key) if key else None,

@@ -443,3 +443,14 @@ def test_the_first_preview_knows_no_address(run: Run) -> None:
     assert sorted(r.name for r in preview.resources) == sorted(r.name for r in run.resources)
     for output in (preview.result.hostname, preview.result.namespace, preview.result.logs_command):
         assert not mocked.resolve(output).known
+
+
+def test_a_service_without_paths_is_asked_for_a_connection_and_has_a_home_that_can_be_written() -> None:
+    settings = replace(SETTINGS, liveness_path=None, readiness_path=None)
+    run = build(replace(ARGS, settings=settings, home="/home/service"))
+    (container,) = run.one("kubernetes:apps/v1:Deployment").inputs["spec"]["template"]["spec"]["containers"]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["tcpSocket"] == {"port": "http"}
+        assert "httpGet" not in container[probe]
+    assert {"name": "HOME", "value": "/home/service"} in container["env"]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
