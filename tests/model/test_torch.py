@@ -198,7 +198,7 @@ class Net(torch.nn.Module):
 """
 _SAVED = """
 import sys, torch
-sys.path.insert(0, ".")
+sys.path.insert(0, "src")
 from {package}.net import Net
 torch.manual_seed(0)
 network = Net(){double}.eval()
@@ -207,17 +207,16 @@ print(network(torch.tensor([[0.1, 0.2, 0.3]], dtype=next(network.parameters()).d
 """
 
 
-@pytest.mark.parametrize("package_files", [True, False])
-@pytest.mark.parametrize("name", ["mynet", "tools"])
+@pytest.mark.parametrize(("name", "package_files"), [("mynet", False), ("tools", True)])
 def test_a_class_in_a_package_with_relative_imports(tmp_path: Path, ask: Ask, name: str, package_files: bool) -> None:
-    (tmp_path / name / "parts").mkdir(parents=True)
-    (tmp_path / name / "parts/blocks.py").write_text(_BLOCKS)
-    (tmp_path / name / "net.py").write_text(_RELATIVE)
+    (tmp_path / "src" / name / "parts").mkdir(parents=True)
+    (tmp_path / "src" / name / "parts/blocks.py").write_text(_BLOCKS)
+    (tmp_path / "src" / name / "net.py").write_text(_RELATIVE)
     if package_files:
-        (tmp_path / name / "__init__.py").touch()
-        (tmp_path / name / "parts/__init__.py").touch()
+        (tmp_path / "src" / name / "__init__.py").touch()
+        (tmp_path / "src" / name / "parts/__init__.py").touch()
     expected = float(run_in("torch", _script_of_a_package(name), tmp_path))
-    made = package(tmp_path, "model.pth", f"--class={name}/net.py:Net", "--input=3")
+    made = package(tmp_path, "model.pth", f"--class=src/{name}/net.py:Net", "--input=3")
     assert made.status == 0, made.errors
     assert ask(made.folder, '{"input": [0.1, 0.2, 0.3]}')["prediction"] == pytest.approx(expected, abs=1e-6)
 
@@ -228,11 +227,11 @@ def _script_of_a_package(name: str, double: str = "") -> str:
 
 
 def test_doubles_stay_doubles(tmp_path: Path, ask: Ask) -> None:
-    (tmp_path / "mynet/parts").mkdir(parents=True)
-    (tmp_path / "mynet/parts/blocks.py").write_text(_BLOCKS)
-    (tmp_path / "mynet/net.py").write_text(_RELATIVE)
+    (tmp_path / "src/mynet/parts").mkdir(parents=True)
+    (tmp_path / "src/mynet/parts/blocks.py").write_text(_BLOCKS)
+    (tmp_path / "src/mynet/net.py").write_text(_RELATIVE)
     expected = float(run_in("torch", _script_of_a_package("mynet", ".double()"), tmp_path))
-    made = package(tmp_path, "model.pth", "--class=mynet/net.py:Net", "--input=3", "--tolerance=1e-12")
+    made = package(tmp_path, "model.pth", "--class=src/mynet/net.py:Net", "--input=3", "--tolerance=1e-12")
     assert made.description["inputs"][0]["datatype"] == "FP64"
     assert ask(made.folder, '{"input": [0.1, 0.2, 0.3]}')["prediction"] == pytest.approx(expected, abs=1e-14)
 
