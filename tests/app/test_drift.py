@@ -316,3 +316,15 @@ def test_what_waits_to_be_counted_is_bounded(datatype: str, profile: Any, batch:
         waiting.append(len(table._numbers) + sum(map(len, table._strings)))
     assert 0 in waiting
     assert max(waiting) <= 4 * 2**20
+
+
+def test_a_missing_text_is_counted_as_missing() -> None:
+    described = manifest(
+        [tensor("x", "BYTES", -1, nullable=True)],
+        [tensor("y", "FP32", -1)],
+        {"x": categories("a", "c")},
+        {},
+        format="python",
+        predictor={"call": "batch", "sha256": {}},
+    )
+    assert after(described, ["a", None, "b", None]) == {"bin a": 1, "bin other": 1, "missing": 2, "unseen": 1}

@@ -29,6 +29,8 @@ def profile(features: dict[str, Any] | None = None, outputs: dict[str, Any] | No
     return {"profile": {"rows": 3, "features": features or {}, "outputs": outputs or {}}}
 
 
+CODE: dict[str, Any] = {"format": "python", "predictor": {"call": "batch", "sha256": {}}}
+
 FITS: list[dict[str, Any]] = [
     {"more": {"of": "the author's"}, "inputs": [X | {"note": "own"}]},
     {"inputs": [X | {"features": ["a", "b", "c"], "nullable": True}]},
@@ -43,6 +45,9 @@ FITS: list[dict[str, Any]] = [
     picture((-1, 4, 5, 1), "UINT8", mode="L", layout="HWC"),
     profile({"x[0]": NUMERIC, "x[2]": NUMERIC | {"missing": 3}}, {"y": CATEGORICAL}),
     profile({"x[1]": NUMERIC | {"edges": [], "counts": [0]}}),
+    CODE | {"inputs": [tensor("x", "JSON", [-1], json_schema={"type": "object"})]},
+    CODE | {"inputs": [tensor("x", "BYTES", [-1], nullable=True, default=None)]},
+    CODE | picture((-1, -1, -1, 3), "UINT8", layout="HWC"),
 ]
 
 
@@ -188,6 +193,39 @@ def test_what_does_not_fit_is_named(changes: dict[str, Any], message: str) -> No
     with pytest.raises(ValueError) as error:  # noqa: PT011 - compared below
         parse_manifest(text(**changes))
     assert str(error.value) == message
+
+
+WRONG_CODE: list[tuple[dict[str, Any], str]] = [
+    ({"format": "python"}, 'predictor says how the code of format "python" is called'),
+    ({"predictor": CODE["predictor"]}, 'predictor says how the code of format "python" is called'),
+    ({"inputs": [tensor("x", "JSON", [-1])]}, "input 'x' is JSON, which is for format \"python\""),
+    (CODE | {"inputs": [tensor("x", "JSON", [-1, 2])]}, "input 'x' is JSON.*in the shape"),
+    ({"inputs": [tensor("x", "BYTES", [-1], nullable=True)]}, "must be a float, not BYTES"),
+    ({"inputs": [tensor("x", "FP32", [-1], default=1)]}, "input 'x' has a default"),
+    (picture((-1, -1, -1, 3), "UINT8", layout="HWC"), "is an image of RGB in HWC, but its rows are"),
+    (CODE | {"batching": "none", "inputs": [tensor("x", "FP32", [])]}, "its batching is dynamic, not none"),
+    (CODE | {"hooks": {"sha256": "0"}}, 'format "python" has no hooks'),
+    (CODE | profile({"x": CATEGORICAL}) | {"inputs": [tensor("x", "JSON", [-1])]}, "not one column"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG_CODE)
+def test_what_only_code_takes_is_for_code(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_manifest(text(**changes))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "least"),
+    [
+        ([X], 3),
+        ([tensor("x", "BYTES", [-1, -1], max_size=10, max_characters=1000)], 10_000),
+        ([tensor("x", "FP64", [-1, -1], max_size=1000)], 20_000),
+        (picture()["inputs"], 12 * 2**20),
+    ],
+)
+def test_a_row_may_have_what_its_maxima_allow(inputs: list[dict[str, Any]], least: int) -> None:
+    assert least <= parse_manifest(text(inputs=inputs)).row_bytes <= 100 * least
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"name": "\xff"}', b"[" * 100_000, b"\xef\xbb\xbf" + text()])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from server.errors import StartError
-from server.settings import DEFAULT_MODEL_DIR, Settings, catalog, read_settings
+from server.settings import DEFAULT_MODEL_DIR, Settings, catalog, fit_model, read_settings
 from tests.app.harness import MODEL
 
 
@@ -137,3 +137,20 @@ def test_a_key_that_no_header_can_carry_is_refused(tmp_path: Path, content: str,
     with pytest.raises(StartError, match=message) as error:
         read_settings({"API_KEY_FILE": str(file)})
     assert content.strip() == "" or content not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("environment", "row_bytes", "longest"),
+    [
+        ({}, 100, 4 * 2**20),
+        ({}, 16 * 2**20, 16 * 2**20),
+        ({}, 2**40, 32 * 2**20),
+        ({"MAX_QUEUE_BYTES": str(8 * 2**20)}, 2**40, 4 * 2**20),
+        ({"MAX_BODY_BYTES": str(4 * 2**20)}, 2**40, 4 * 2**20),
+        ({"MAX_BODY_BYTES": "1000"}, 100, 1000),
+    ],
+)
+def test_the_model_raises_the_longest_body_unless_it_is_set(
+    environment: dict[str, str], row_bytes: int, longest: int
+) -> None:
+    assert fit_model(read_settings(environment), row_bytes).max_body_bytes == longest

@@ -63,10 +63,16 @@ def minus_one(path: Path) -> None:
     onnx.save(model, path)
 
 
-def large_pictures_only(path: Path, border: int = 20) -> None:
+def large_pictures_only(path: Path) -> None:
     nodes = [node("Pad", ["x", "pads"], ["p"], mode="reflect"), node("GlobalAveragePool", ["p"], ["y"])]
-    pads = {"pads": np.array([0, 0, border, border, 0, 0, border, border])}
+    pads = {"pads": np.array([0, 0, 20, 20, 0, 0, 20, 20])}
     save(path, nodes, [value("x", ["N", 3, "H", "W"])], [value("y", ["N", 3, 1, 1])], pads)
+
+
+def one_size_only(path: Path, height: int = 7, width: int = 11) -> None:
+    """A free size that the graph allows to be one number, which no one would try."""
+    nodes = [node("Reshape", ["x", "shape"], ["grid"]), node("ReduceMean", ["grid"], ["y"], axes=[2], keepdims=0)]
+    save(path, nodes, [value("x", ["N", "L"])], [value("y", ["N", height])], {"shape": np.array([0, height, width])})
 
 
 def positions(path: Path, most: int = 77) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
+import shlex
 import subprocess
 import zipfile
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.model.harness import ROOT
+from tests.model.harness import ROOT, package
 from tools.model import compare, make, manifest, npz, profile, settings, training_data
 from tools.model.converters import pickle_imports
 from tools.model.errors import ModelError
@@ -80,6 +82,40 @@ def test_make_model(tmp_path: Path) -> None:
         f"error: MODEL {tmp_path}/it's $one.pth: there is no file {tmp_path}/it's $one.pth",
         "error: --args {\"a b\": is not JSON: Expecting ':' delimiter: line 1 column 7 (char 6)",
     ]
+
+
+def test_the_command_that_a_refusal_ends_with() -> None:
+    given = ["it's m.pt", "--trust", "a", "--nullable", "--max-size=9", "--input=x=FP32:3 y"]
+    needs = {"trust": "a,b", "data": "train.csv"}
+    told = settings.command(given, needs)
+    assert shlex.split(told)[3:] == [
+        "it's m.pt", "--trust=a,b", "--nullable=yes", "--max-size=9", "--input=x=FP32:3 y", "--data=train.csv",
+    ]  # fmt: skip
+    variables = dict(word.split("=", 1) for word in shlex.split(settings.make_command(given, needs))[2:])
+    assert variables["FROM"] == "it's m.pt"
+    assert make.arguments(variables) == shlex.split(told)[3:]
+
+
+def test_a_refusal_names_all_that_is_missing_and_the_command(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "m.pt", "w") as archive:
+        archive.writestr("m/constants.pkl", b"")
+    digest = hashlib.sha256((tmp_path / "m.pt").read_bytes()).hexdigest()
+    outcome = package(tmp_path, "m.pt")
+    assert [line[:20] for line in outcome.errors.splitlines() if line.startswith("error")] == [
+        "error: m.pt is Torch", "error: --input is mi",
+    ]  # fmt: skip
+    told, note = outcome.errors.splitlines()[-2:]
+    assert f"--trust=torchscript --sha256={digest} --input=3x224x224" in told
+    assert note == "(3x224x224 stands for your own)"
+
+
+def test_objects_keep_what_json_can_say(tmp_path: Path) -> None:
+    rows = npz.objects([None, ["a", [1, 2.5]], {"b": [True]}])
+    npz.save(tmp_path / "a.npz", {"rows": rows, "same": npz.objects([[1, 2], [3, 4]])})
+    again = npz.load(tmp_path / "a.npz")
+    assert again["rows"].tolist() == rows.tolist()
+    assert again["same"].tolist() == [[1, 2], [3, 4]]
+    assert again["same"].shape == (2,)
 
 
 def test_columns_of_a_csv(tmp_path: Path) -> None:
@@ -220,7 +256,6 @@ def test_imports_of_a_pickle(protocol: int) -> None:
     [
         (b"", "is empty"),
         (b"\x89HDF\r\n", "Keras"),
-        (b"CBM1....", "CatBoost"),
         (b'{"a": 1}', "not like a model that XGBoost saved"),
         (b"hello", "is no model that is known here"),
         (b"\x08\x07\xff", "is no model that is known here"),

@@ -224,6 +224,14 @@ def test_files_that_cannot_be_part_of_a_model(tmp_path: Path) -> None:
     assert "mine/w.bin is a Git LFS pointer" in package(tmp_path, "mine").errors
 
 
+def test_lists_of_packages_that_are_none(tmp_path: Path) -> None:
+    outcome = packaged(tmp_path, {"predictor.py": ROW, "packages.txt": "# sound\nlibsndfile1\nlib sound\n"})
+    assert "mine/packages.txt, line 3: 'lib sound' is no Debian package" in outcome.errors
+    (tmp_path / "mine/packages.txt").write_text("libsndfile1\n")
+    (tmp_path / "mine/requirements.txt").write_bytes(b"caf\xe9\n")
+    assert "mine/requirements.txt is not text in UTF-8" in package(tmp_path, "mine").errors
+
+
 def test_folders_without_a_predictor(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "has neither predictor.py nor a model file" in package(tmp_path, "empty").errors

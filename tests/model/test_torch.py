@@ -171,3 +171,78 @@ def test_a_state_dict_without_its_class(trained: tuple[Path, float]) -> None:
     assert outcome.status == 1
     assert "--class is missing: model.pth has tensors only" in outcome.errors
     assert not outcome.folder.exists()
+
+
+_BLOCKS = """
+import torch
+
+class Scale(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 1)
+
+    def forward(self, x):
+        return self.layer(x)
+"""
+_RELATIVE = """
+import torch
+from .parts.blocks import Scale
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = Scale()
+
+    def forward(self, x):
+        return self.scale(x)
+"""
+_SAVED = """
+import sys, torch
+sys.path.insert(0, ".")
+from {package}.net import Net
+torch.manual_seed(0)
+network = Net(){double}.eval()
+torch.save(network.state_dict(), "model.pth")
+print(network(torch.tensor([[0.1, 0.2, 0.3]], dtype=next(network.parameters()).dtype)).item())
+"""
+
+
+@pytest.mark.parametrize("package_files", [True, False])
+@pytest.mark.parametrize("name", ["mynet", "tools"])
+def test_a_class_in_a_package_with_relative_imports(tmp_path: Path, ask: Ask, name: str, package_files: bool) -> None:
+    (tmp_path / name / "parts").mkdir(parents=True)
+    (tmp_path / name / "parts/blocks.py").write_text(_BLOCKS)
+    (tmp_path / name / "net.py").write_text(_RELATIVE)
+    if package_files:
+        (tmp_path / name / "__init__.py").touch()
+        (tmp_path / name / "parts/__init__.py").touch()
+    expected = float(run_in("torch", _script_of_a_package(name), tmp_path))
+    made = package(tmp_path, "model.pth", f"--class={name}/net.py:Net", "--input=3")
+    assert made.status == 0, made.errors
+    assert ask(made.folder, '{"input": [0.1, 0.2, 0.3]}')["prediction"] == pytest.approx(expected, abs=1e-6)
+
+
+def _script_of_a_package(name: str, double: str = "") -> str:
+    script = _SAVED.format(package=name, double=double)
+    return script if name != "tools" else f"import sys\nsys.modules.pop('tools', None)\n{script}"
+
+
+def test_doubles_stay_doubles(tmp_path: Path, ask: Ask) -> None:
+    (tmp_path / "mynet/parts").mkdir(parents=True)
+    (tmp_path / "mynet/parts/blocks.py").write_text(_BLOCKS)
+    (tmp_path / "mynet/net.py").write_text(_RELATIVE)
+    expected = float(run_in("torch", _script_of_a_package("mynet", ".double()"), tmp_path))
+    made = package(tmp_path, "model.pth", "--class=mynet/net.py:Net", "--input=3", "--tolerance=1e-12")
+    assert made.description["inputs"][0]["datatype"] == "FP64"
+    assert ask(made.folder, '{"input": [0.1, 0.2, 0.3]}')["prediction"] == pytest.approx(expected, abs=1e-14)
+
+
+def test_a_network_that_needs_large_pictures(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "import torch\n\n\nclass Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.layer = torch.nn.Conv2d(3, 2, 21)\n\n    def forward(self, x):\n"
+        "        return self.layer(x).mean((2, 3))\n"
+    )
+    run_in("torch", "import torch\nfrom net import Net\ntorch.save(Net().state_dict(), 'model.pth')", tmp_path)
+    made = package(tmp_path, "model.pth", "--class=net.py:Net", "--input=3x*x*")
+    assert made.description["inputs"][0]["shape"] == [-1, 3, -1, -1]

@@ -82,8 +82,8 @@ def notes(lock: bytes) -> list[str]:
         found.append(
             "requirements.txt brings PyTorch's builds for CUDA, about 5 GB in the image, and the server here runs on"
             " the CPU.\n"
-            "  For its builds for CPUs, a tenth of that, name the index that has them (pytorch.org/get-started does) on\n"
-            "  a line of requirements.txt, `--extra-index-url <address>`, and package the model again"
+            "  For its builds for CPUs, a tenth of that, name the index that has them (pytorch.org/get-started does)\n"
+            "  on a line of requirements.txt, `--extra-index-url <address>`, and package the model again"
         )
     return found
 

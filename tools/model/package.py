@@ -43,6 +43,7 @@ _ONLY_FOR = {
     "input": ("inputs", (*_STATE_DICTS, Format.TORCHSCRIPT, Format.ONNX, Format.PREDICTOR)),
     "outputs": ("outputs", (*_STATE_DICTS, Format.TORCHSCRIPT, Format.PT2, Format.ONNX)),
     "trust": ("trust", (Format.SKOPS, Format.TORCHSCRIPT)),
+    "image": ("image", tuple(each for each in Format if each is not Format.PREDICTOR)),
     "task": ("task", (Format.HUGGINGFACE,)),
     "keep": ("keep", (Format.PT2, *_LIBRARIES)),
 }

@@ -48,16 +48,27 @@ class Predictor:
 def read(settings: Settings) -> Conversion:
     """Take the author's folder as it is; what it takes is found out by `write`."""
     found = predictor_folder.files(settings.source)
-    requirements = found.get(model_lock.REQUIREMENTS)
+    requirements = _text(found.get(model_lock.REQUIREMENTS))
+    try:
+        model_lock.debian_packages(_text(found.get(model_lock.PACKAGES)))
+    except ValueError as mistake:
+        raise ModelError(f"{settings.source}/{model_lock.PACKAGES}, {mistake}") from None
     return Conversion(
         model=b"",
         format="python",
         files=dict(found),
         call=None,
-        requirements=requirements.read_text(encoding="utf-8") if requirements else "",
+        requirements=requirements,
         inputs=[],
         feed={},
     )
+
+
+def _text(file: Path | None) -> str:
+    try:
+        return file.read_text(encoding="utf-8") if file else ""
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{file} is not text in UTF-8: {error.reason} at byte {error.start}") from None
 
 
 def write(settings: Settings, table: Table | None, conversion: Conversion, source: dict[str, Any]) -> Predictor:

@@ -24,6 +24,10 @@ _RANDOM_VALUES = 2**22
 """Values of all made-up rows of an input together, unless that leaves fewer than 8 rows."""
 ANY_SIZE = 8
 """Stands for -1 in the shape of made-up rows."""
+TRIED_SIZES = (8, 16, 32, 64, 224, 1, 48, 96, 128, 256, 384, 512, 640, 1024, 2048, 4096, 16_000)
+"""Tried for what is free in a row, until the model takes one."""
+MAX_TRIED_VALUES = 2**21
+"""No larger row is made up to try a size."""
 _SEED = 7
 _BOOLEANS = {"true": True, "false": False}
 

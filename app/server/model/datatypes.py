@@ -40,7 +40,8 @@ NUMPY_NAMES: dict[Datatype, str] = {datatype: numpy for datatype, (numpy, _) in 
 """Names of numpy dtypes; the elements of BYTES are str, those of JSON whatever JSON can say."""
 ONNX_TYPES: dict[Datatype, str] = {datatype: f"tensor({onnx})" for datatype, (_, onnx) in _NAMES.items() if onnx}
 """Tensor types as ONNX Runtime writes them."""
-WIRE_DATATYPES: dict[Datatype, Datatype] = {datatype: datatype for datatype in _NAMES} | {"JSON": "BYTES"}
+WIRE_DATATYPES: dict[Datatype, Datatype] = {datatype: datatype for datatype in _NAMES}
+WIRE_DATATYPES["JSON"] = "BYTES"
 """As the Open Inference Protocol has them: JSON is sent as its text."""
 FLOATS = frozenset(datatype for datatype in _NAMES if datatype.startswith("FP"))
 INTEGERS = frozenset(datatype for datatype in _NAMES if "INT" in datatype)

@@ -14,6 +14,7 @@ from .. import log
 from ..errors import Problem, StartError
 from . import cpu
 from .author_code import load_predictor, raised_by_author, start_error
+from .datatypes import Datatype
 from .manifest import Input, Manifest, PredictorCode
 from .signature import (
     AnswerError,
@@ -50,7 +51,9 @@ class PythonBackend:
         self._stream: Callable[..., Any] | None = None
         if signature.stream_method is not None:
             self._stream = getattr(entry, signature.stream_method) if signature.stream_method else entry
-        self._outputs = [(each.name, each.datatype, manifest.row_shape(each)) for each in manifest.outputs]
+        self._outputs: list[tuple[str, Datatype, list[int]]] = [
+            (each.name, each.datatype, manifest.row_shape(each)) for each in manifest.outputs
+        ]
         self.converts = signature.converts
         """Whether `convert` does anything."""
 

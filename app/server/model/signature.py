@@ -163,12 +163,12 @@ class Signature:
             raise SignatureError(f"{function} must have a parameter for each input")
         if len(self._parameters) == 1:
             name, (annotation, default) = next(iter(self._parameters.items()))
-            value = _element(annotation) if self.call == "batch" else annotation
+            value: Any = _element(annotation) if self.call == "batch" else annotation
             if dataclasses.is_dataclass(value) and default is _MISSING:
-                self._record = cast(type, value)
+                record = self._record = cast(type, value)
                 return [
-                    _slot(field, kind, f"field {field!r} of {value.__name__}", default=default)
-                    for field, (kind, default) in _fields(self._record).items()
+                    _slot(field, kind, f"field {field!r} of {record.__name__}", default=default)
+                    for field, (kind, default) in _fields(record).items()
                 ]
         slots: list[Slot] = []
         for name, (annotation, default) in self._parameters.items():
@@ -390,10 +390,11 @@ def describe(name: str, values: Any) -> Slot:
         else:
             return Slot(name=name, datatype=_datatype(array.dtype, name), row_shape=list(array.shape[1:]))
     rows = [builtins(value) for value in cast("list[Any]", values)]
-    for kind, datatype in ((bool, "BOOL"), (int, "INT64"), (float, "FP64"), (str, "BYTES")):
+    kinds: list[tuple[type, Datatype]] = [(bool, "BOOL"), (int, "INT64"), (float, "FP64"), (str, "BYTES")]
+    for kind, datatype in kinds:
         if rows and all(_holds(row, kind) for row in rows):
             return Slot(name=name, datatype=datatype, row_shape=[])
-        if rows and all(isinstance(row, list) and row and all(_holds(each, kind) for each in row) for row in rows):
+        if rows and all(_is_list_of(row, kind) for row in rows):
             lengths = {len(row) for row in rows}
             fixed = datatype != "BYTES" and len(rows) > 1 and len(lengths) == 1
             return Slot(name=name, datatype=datatype, row_shape=[lengths.pop() if fixed else -1])
@@ -404,6 +405,11 @@ def describe(name: str, values: Any) -> Slot:
     if array.ndim > 2 and array.dtype.kind in "fiub":
         return Slot(name=name, datatype=_datatype(array.dtype, name), row_shape=list(array.shape[1:]))
     return Slot(name=name, datatype="JSON", row_shape=[], json_schema={})
+
+
+def _is_list_of(value: Any, kind: type) -> bool:
+    values = cast("list[Any]", value) if isinstance(value, list) else []
+    return bool(values) and all(_holds(each, kind) for each in values)
 
 
 def _holds(value: Any, kind: type) -> bool:
@@ -489,10 +495,10 @@ def _members(kind: Any) -> dict[str, Any] | None:
     """Return the members of a dataclass, a TypedDict or a NamedTuple by name; None for any other type."""
     if not isinstance(kind, type):
         return None
-    if dataclasses.is_dataclass(kind):
+    if dataclasses.is_dataclass(cast(Any, kind)):
         return {name: annotation for name, (annotation, _) in _fields(kind).items()}
-    if typing.is_typeddict(kind) or (issubclass(kind, tuple) and hasattr(kind, "_fields")):
-        return typing.get_type_hints(kind, include_extras=True)
+    if typing.is_typeddict(kind) or (issubclass(kind, tuple) and hasattr(cast(Any, kind), "_fields")):
+        return typing.get_type_hints(cast(Any, kind), include_extras=True)
     return None
 
 
@@ -500,7 +506,7 @@ def _values_of(value: Any) -> dict[str, Any] | None:
     """Return the members of a dataclass instance, a NamedTuple or a dict by name; None for any other value."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+    if isinstance(value, tuple) and hasattr(cast(Any, value), "_asdict"):
         return cast(Any, value)._asdict()
     return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 
@@ -533,7 +539,8 @@ def _mapped(name: str, annotation: Any, what: str) -> Slot:
     if get_origin(annotation) is Annotated:
         bare, *extras = get_args(annotation)
     if _is_array(bare):
-        shape = next((list(extra) for extra in extras if isinstance(extra, tuple | list)), None)
+        shapes = [list(cast("Sequence[Any]", extra)) for extra in extras if isinstance(extra, tuple | list)]
+        shape = shapes[0] if shapes else None
         if shape is not None and not all(isinstance(size, int) and (size > 0 or size == -1) for size in shape):
             raise SignatureError(f"{what} has the row shape {shape}: its sizes must be positive, or -1 for any size")
         return Slot(name=name, datatype=_array_datatype(bare, what), row_shape=shape, type=annotation, as_array=True)
@@ -542,10 +549,10 @@ def _mapped(name: str, annotation: Any, what: str) -> Slot:
     if _is_picture(bare):
         return Slot(name=name, datatype="UINT8", row_shape=[-1, -1, 3], picture=True, type=annotation)
     if isinstance(bare, type) and issubclass(bare, np.generic):
-        return Slot(name=name, datatype=_datatype(np.dtype(bare), what), row_shape=[], type=annotation)
+        return Slot(name=name, datatype=_datatype(np.dtype(cast(Any, bare)), what), row_shape=[], type=annotation)
     if get_origin(bare) is Literal:
         choices = get_args(bare)
-        kinds = {type(choice) for choice in choices}
+        kinds: set[type] = {type(choice) for choice in choices}
         if len(kinds) == 1 and (kind := kinds.pop()) in (str, int):
             schema = {"enum": list(choices)}
             return Slot(name=name, datatype=_SCALARS[kind], row_shape=[], json_schema=schema, type=annotation)
@@ -684,9 +691,7 @@ def _check_row_shape(name: str, shape: Sequence[int], wanted: list[int]) -> None
 def _builtin(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return cast(Array, value).tolist()
-    if isinstance(value, np.generic):
-        return value.item()
-    if hasattr(value, "tolist"):
+    if hasattr(value, "tolist"):  # a number of numpy's, or an array of another library
         return value.tolist()
     raise TypeError(f"{type(value).__name__} is no JSON")
 

@@ -184,7 +184,7 @@ class V2:
         self._defaults = {
             tensor.name: tensor for tensor in manifest.inputs if tensor.default is not UNSET and not self._rowless
         }
-        self._datatypes = {tensor.name: tensor.datatype for tensor in manifest.outputs}
+        self._datatypes: dict[str, Datatype] = {tensor.name: tensor.datatype for tensor in manifest.outputs}
         self._model_metadata = encode(_metadata(manifest))
 
     def server_metadata(self) -> bytes:

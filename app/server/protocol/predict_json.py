@@ -407,8 +407,17 @@ class Encoder:
         self._values = [_values(output, manifest.row_shape(output)) for output in manifest.outputs]
         self._object = _object(self._names)
         self._labelled = [bool(output.labels) and not manifest.row_shape(output) for output in manifest.outputs]
-        self._floats = [output.name for output in manifest.outputs if output.datatype in FLOATS]
-        self._free = [output.name for output in manifest.outputs if output.datatype == "JSON"]
+        code = manifest.format == "python"
+        free = [
+            output.name
+            for output in manifest.outputs
+            if output.datatype == "JSON" or (code and output.datatype in FLOATS and -1 in manifest.row_shape(output))
+        ]
+        self._free = free
+        """Outputs whose rows may differ in length."""
+        self._floats = [
+            output.name for output in manifest.outputs if output.datatype in FLOATS and output.name not in free
+        ]
 
     def encode(self, tensors: Tensors) -> Encoded:
         """Encode all rows."""
@@ -420,9 +429,6 @@ class Encoder:
                     message = f"the model's output {name!r} is {tensors[name][row]}, which has no label"
                     problems[row] = Problem(500, "unknown_label", message)
         for name in self._floats:
-            if tensors[name].dtype == np.object_:  # rows of different lengths
-                problems |= _not_finite(name, tensors[name])
-                continue
             finite = np.isfinite(tensors[name])
             if not _all(finite, axis=None):
                 for row in np.flatnonzero(~finite.reshape(len(finite), -1).all(axis=1)).tolist():
@@ -439,7 +445,7 @@ def _non_finite(name: str) -> Problem:
 
 def _not_finite(name: str, values: Array) -> dict[int, Problem]:
     """Find the rows of decoded JSON with a number that JSON does not have."""
-    return {row: _non_finite(name) for row, value in enumerate(values) if not is_finite(value)}
+    return {row: _non_finite(name) for row, value in enumerate(values.tolist()) if not is_finite(value)}
 
 
 def is_finite(value: Any) -> bool:

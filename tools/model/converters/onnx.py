@@ -85,9 +85,7 @@ def _batching(settings: Settings, model: Any, layout: Layout, notes: list[str]) 
     if found.mode == "dynamic" and layout.dependence == "rows":
         operators = sorted({node.op_type for node in model.graph.node} & _SCALES_BY_BATCH)
         if operators:
-            notes.append(
-                f"{operators[0]} makes a row's answer depend on those beside it, so each runs alone (--batch 1)"
-            )
+            notes.append(f"by {operators[0]} a row's answer depends on those beside it, so each runs alone (--batch 1)")
             return Batching("fixed", 1)
     if layout.dependence == "chance":
         notes.append(
@@ -96,15 +94,24 @@ def _batching(settings: Settings, model: Any, layout: Layout, notes: list[str]) 
     for axis in sorted({axis for axis in layout.axes.values() if axis}):
         listed = ", ".join(name for name, other in layout.axes.items() if other == axis)
         notes.append(f"the rows are axis {axis} of {listed}, and come first in what clients send and get")
-    shared = [name for name, axis in layout.axes.items() if axis is None]
-    if found.rows == 1 and shared:
-        with_rows = [value.name for value in model.graph.output if value.name not in shared]
-        inputs_have_rows = not {value.name for value in onnx_graph.inputs(model)}.intersection(shared)
-        leave_out = f"; without it rows run together: --outputs {','.join(with_rows)}" if inputs_have_rows else ""
-        notes.append(f"{', '.join(shared)} has no rows, so each row runs alone{leave_out}")
+    notes += _about_shared(model, layout)
     if found.mode == "none" and asked.mode != "none":
         notes.append("inputs and outputs have no rows in common, so a request's rows are run one by one (--batch none)")
     return found
+
+
+def _about_shared(model: Any, layout: Layout) -> list[str]:
+    """Say why rows run alone, where the model would take any number of them."""
+    declared = {value.name: onnx_graph.sizes(value) for value in onnx_graph.inputs(model)}
+    rows = [declared[name][axis] for name, axis in layout.axes.items() if name in declared and axis is not None]
+    shared = [name for name, axis in layout.axes.items() if axis is None]
+    if not shared or not any(isinstance(size, str) for size in rows):
+        return []
+    with_rows = [value.name for value in model.graph.output if value.name not in shared]
+    leave_out = (
+        "" if set(shared) & set(declared) else f"; without it rows run together: --outputs {','.join(with_rows)}"
+    )
+    return [f"{', '.join(shared)} has no rows, so each row runs alone{leave_out}"]
 
 
 def _declared(settings: Settings, model: Any) -> dict[str, Sizes]:

@@ -26,11 +26,9 @@ from tools.model.errors import ModelError, one_line
 from tools.model.tensors import Tensor, Tensors, row_count
 from tools.model.training_data import Table
 
-_TRIED_SIZES = (8, 16, 32, 64, 224, 1, 48, 96, 128, 256, 384, 512, 640, 1024, 2048, 4096, 16_000)
 _MIXED_SIZES = (8, 1, 64)
 """Tried for each of several free sizes, where no size is right for all of them."""
 _MAX_MIXED = 3
-_MAX_TRIED_VALUES = 2**22
 _TRIAL_SECONDS = 60
 _PROBE_SECONDS = 0.25
 """No size is doubled after a run that took so long."""
@@ -170,7 +168,7 @@ class Search:
         ends = time.monotonic() + _TRIAL_SECONDS
         for sizes in _size_choices(shapes):
             made_up = {name: tuple(_size(size, sizes) for size in shape) for name, shape in shapes.items()}
-            too_large = tried and sum(map(math.prod, made_up.values())) > _MAX_TRIED_VALUES
+            too_large = tried and sum(map(math.prod, made_up.values())) > training_data.MAX_TRIED_VALUES
             if too_large or time.monotonic() > ends:
                 continue
             try:
@@ -257,7 +255,7 @@ class Search:
             made_up = {
                 name: tuple(_size(each, dict.fromkeys(sizes, size)) for each in shape) for name, shape in shapes.items()
             }
-            if sum(map(math.prod, made_up.values())) > _MAX_TRIED_VALUES:
+            if sum(map(math.prod, made_up.values())) > training_data.MAX_TRIED_VALUES:
                 return None
             start = time.monotonic()
             try:
@@ -342,7 +340,7 @@ def _size_choices(shapes: Mapping[str, Sizes]) -> Iterator[dict[str, int]]:
     if not symbols:
         yield {}
         return
-    for size in _TRIED_SIZES:
+    for size in training_data.TRIED_SIZES:
         yield dict.fromkeys(symbols, size)
     if 1 < len(symbols) <= _MAX_MIXED:
         for mixed in itertools.product(_MIXED_SIZES, repeat=len(symbols)):

@@ -26,8 +26,8 @@ def convert(settings: Settings, table: Table | None) -> Conversion:
     content, program = load(settings.source)
     inputs, batching = signature(settings, program)
     inputs = training_data.with_features(table, inputs)
-    feed = training_data.feed(table, inputs)
     module = program.module(check_guards=False)
+    feed = torch_network.feed_of(settings, table, module, inputs, batching)
     versions = {"torch": torch.__version__}
     conversion = Conversion(model=content, inputs=inputs, feed=feed, batching=batching, format="pt2", versions=versions)
     if settings.keep == "pt2":
@@ -68,6 +68,10 @@ def signature(settings: Settings, program: Any) -> tuple[list[Tensor], Batching]
     firsts = {shape[0] if shape else 0 for shape in shapes.values()}
     if batching.mode == "dynamic" and firsts != {-1}:
         batching = Batching("fixed", max(firsts))
+    if batching.mode == "fixed" and -1 not in firsts and batching.rows not in firsts:
+        raise ModelError(
+            f"--batch {batching.rows}: {settings.source.name} says itself how many rows it takes, {max(firsts)}"
+        )
     if batching.mode == "fixed" and (len(firsts) > 1 or 0 in firsts):
         raise ModelError(
             f"the inputs of {settings.source.name} do not start with the same rows: {shapes}; if it takes one row"

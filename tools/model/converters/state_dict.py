@@ -91,6 +91,9 @@ def _contents(value: Any) -> str:
 
 def load(settings: Settings, built: Any, state: dict[str, Any], notes: list[str]) -> None:
     """Load the tensors into the network; a ModelError lists what does not fit."""
+    floats = {tensor.dtype for tensor in state.values() if tensor.dtype.is_floating_point}
+    if floats == {torch.float64}:
+        built.double()  # loading would round its tensors
     wanted = built.state_dict()
     for prefix in _WRAPPERS:
         stripped = {name.removeprefix(prefix): tensor for name, tensor in state.items()}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import inspect
+import math
 import sys
 import traceback
+from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -55,19 +58,40 @@ def build(settings: Settings) -> Any:
 
 
 def _import(path: Path) -> ModuleType:
-    sys.path.insert(0, str(path.parent))
+    """Import the file, as a part of the package that it is in, for its relative imports."""
+    depth = _package_depth(path)
+    name = ".".join([*path.parts[len(path.parts) - 1 - depth : -1], path.stem])
+    sys.path[:0] = [str(path.parents[depth]), str(path.parent)]
+    for taken in [each for each in sys.modules if depth and each.split(".")[0] == name.split(".")[0]]:
+        del sys.modules[taken]  # a package of this clone's, such as `tools`; what has been imported from it stays
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ModelError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
     try:
+        if depth:
+            return import_module(name)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[path.stem] = module
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        hint = "\n  Packages besides PyTorch and NumPy are not there: keep the class in a file without them"
+        hint = (
+            "\n  Packages besides PyTorch and NumPy are not there: keep the class in a file without them, or put all"
+            " into a folder with a predictor.py and a requirements.txt: make model FROM=that-folder"
+        )
         missing = isinstance(error, ModuleNotFoundError)
         raise ModelError(f"{path.name} cannot be imported: {_where(error, path)}{hint if missing else ''}") from None
     return module
+
+
+def _package_depth(path: Path) -> int:
+    """The folders above the file that are packages: by their __init__.py, or because its relative imports need them."""
+    depth = 0
+    while (path.parents[depth] / "__init__.py").is_file():
+        depth += 1
+    with suppress(SyntaxError, ValueError):  # told when it is imported
+        levels = [node.level for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.ImportFrom)]
+        depth = max(depth, *levels, 0)
+    return depth
 
 
 def _where(error: BaseException, path: Path) -> str:
@@ -82,7 +106,7 @@ def convert(settings: Settings, table: Table | None, network: Any, notes: list[s
     network.eval()
     network.requires_grad_(False)
     inputs = signature(settings, table, network, parameters(network), notes)
-    feed = training_data.feed(table, inputs)
+    feed = feed_of(settings, table, network, inputs, settings.batching)
     expected = run(settings, network, feed, settings.batching)
     return Conversion(
         model=export(network, inputs, feed, list(expected), settings.batching),
@@ -93,6 +117,25 @@ def convert(settings: Settings, table: Table | None, network: Any, notes: list[s
         notes=notes,
         versions={"torch": torch.__version__, "onnxscript": import_module("onnxscript").__version__},
     )
+
+
+def feed_of(settings: Settings, table: Table | None, network: Any, inputs: list[Tensor], batching: Batching) -> Tensors:
+    """Take the rows of --data, or make up some of the first size that the network takes."""
+    if table or not any(-1 in tensor.row_shape for tensor in inputs):
+        return training_data.feed(table, inputs)
+    failure: ModelError | None = None
+    for size in training_data.TRIED_SIZES:
+        sizes = {each.name: tuple(size if axis == -1 else axis for axis in each.row_shape) for each in inputs}
+        if failure and sum(map(math.prod, sizes.values())) > training_data.MAX_TRIED_VALUES:
+            continue
+        try:
+            feed = training_data.feed(None, inputs, sizes)
+            run(settings, network, {name: array[:1] for name, array in feed.items()}, batching)
+        except ModelError as error:
+            failure = failure or error
+            continue
+        return feed
+    raise failure or ModelError("no rows")
 
 
 def signature(
@@ -110,9 +153,13 @@ def signature(
             raise ModelError(f"forward takes {', '.join(names)}, not {', '.join(unknown)}")
         if all(tensor.name for tensor in given):
             given = sorted(given, key=lambda tensor: names.index(tensor.name))
-        inputs = [replace(tensor, name=name) for tensor, name in zip(given, names, strict=True)]
+        floats = _floats(network)
+        inputs = [
+            replace(tensor, name=name, datatype=floats if tensor.datatype == "FP32" else tensor.datatype)
+            for tensor, name in zip(given, names, strict=True)
+        ]
     elif table:
-        inputs = _from_table(table, names)
+        inputs = _from_table(table, names, _floats(network))
     else:
         inputs = _from_first_layer(network, names)
         notes.append(
@@ -135,18 +182,24 @@ def parameters(network: Any) -> list[str]:
     return names
 
 
-def _from_table(table: Table, names: list[str]) -> list[Tensor]:
+def _floats(network: Any) -> str:
+    """The datatype of the network's weights, which its inputs have."""
+    first: Any = next((each for each in network.parameters() if each.dtype.is_floating_point), None)
+    return "FP64" if first is not None and first.dtype == torch.float64 else "FP32"
+
+
+def _from_table(table: Table, names: list[str], floats: str) -> list[Tensor]:
     if table.is_csv:
         if len(names) > 1:
             raise ModelError(f"forward takes {', '.join(names)}: say what each is, --input '{names[0]}=FP32:3 ...'")
-        return [Tensor(name=names[0], datatype="FP32", row_shape=(len(table.columns),), features=list(table.columns))]
+        return [Tensor(name=names[0], datatype=floats, row_shape=(len(table.columns),), features=list(table.columns))]
     arrays = table.columns
     if len(names) == len(arrays) == 1:
         arrays = dict(zip(names, arrays.values(), strict=True))  # an only array may have any name
     if not set(names) <= set(arrays):
         raise ModelError(f"{table.file} has the arrays {', '.join(arrays)}; forward takes {', '.join(names)}")
     datatypes = {
-        name: "FP32" if arrays[name].dtype == np.float64 else datatype_of(arrays[name].dtype) for name in names
+        name: floats if arrays[name].dtype == np.float64 else datatype_of(arrays[name].dtype) for name in names
     }
     return [
         Tensor(name=name, datatype=each, row_shape=tuple(arrays[name].shape[1:])) for name, each in datatypes.items()
@@ -162,7 +215,7 @@ def _from_first_layer(network: Any, names: list[str]) -> list[Tensor]:
             f"--input is missing: say what a row of {', '.join(names)} looks like, {shapes}, or give --data",
             needs={"input": " ".join(f"{name}=FP32:3" for name in names) if len(names) > 1 else PLACEHOLDERS["input"]},
         )
-    return [Tensor(name=names[0], datatype="FP32", row_shape=(first.in_features,))]
+    return [Tensor(name=names[0], datatype=_floats(network), row_shape=(first.in_features,))]
 
 
 def run(settings: Settings, network: Any, feed: Tensors, batching: Batching) -> Tensors:

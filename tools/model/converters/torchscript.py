@@ -7,7 +7,6 @@ import io
 from importlib import import_module
 from typing import Any
 
-from tools.model import training_data
 from tools.model.conversion import Conversion
 from tools.model.converters import torch_network
 from tools.model.converters.onnx_graph import parse
@@ -27,7 +26,7 @@ def convert(settings: Settings, table: Table | None) -> Conversion:
         program = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
     names = [argument.name for argument in program.forward.schema.arguments if argument.name != "self"]
     inputs = torch_network.signature(settings, table, program, names, [])
-    feed = training_data.feed(table, inputs)
+    feed = torch_network.feed_of(settings, table, program, inputs, settings.batching)
     expected = torch_network.run(settings, program, feed, settings.batching)
     axes = {tensor.name: {0: "rows"} for tensor in inputs} | {name: {0: "rows"} for name in expected}
     file = io.BytesIO()
