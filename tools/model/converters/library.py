@@ -13,6 +13,7 @@ import numpy as np
 from tools.model import training_data
 from tools.model.conversion import COMPARED_ROWS, Conversion
 from tools.model.errors import ModelError
+from tools.model.settings import PLACEHOLDERS
 from tools.model.tensors import Array, Tensor, Tensors
 from tools.model.training_data import Table
 
@@ -21,7 +22,8 @@ def columns(table: Table | None, names: list[str], categories: Collection[str]) 
     """Describe an input for each feature, of which the categories may be missing and are texts."""
     if table is None:
         raise ModelError(
-            f"the model takes columns of different types ({', '.join(names)}): --data train.csv says what they hold"
+            f"the model takes columns of different types ({', '.join(names)}): --data train.csv says what they hold",
+            needs={"data": PLACEHOLDERS["data"]},
         )
     table.check_columns(names)
     return [
