@@ -404,7 +404,10 @@ def without(*names: str, **others: str) -> dict[str, str]:
         (without(**{"tokenizer.json": POINTER}), ["tokenizer.json is a Git LFS pointer", "git lfs pull"]),
         (without(**{"config.json": "[]"}), ["config.json has no JSON object"]),
         (without(**{"config.json": "{"}), ["config.json is not JSON"]),
-        (without(**{"config.json": "{}"}), ["does not say in config.json what it is", "If you know: --task, one of"]),
+        (
+            without(**{"config.json": "{}"}),
+            ["does not say in config.json what it is", "for one of these: --task"],
+        ),
         (
             without(**{"config.json": '{"architectures": ["WhisperForConditionalGeneration"]}'}),
             ["is a WhisperForConditionalGeneration; what is packaged: text-classification, ", "own predictor.py"],
