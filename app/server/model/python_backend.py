@@ -201,7 +201,7 @@ def open_model(folder: Path, manifest: Manifest) -> PythonBackend:
 
 def _construct(entry: type, folder: Path) -> Any:
     """Make the predictor, with the model folder if it wants it."""
-    own = entry.__init__ is not object.__init__  # type: ignore[misc]
+    own = entry.__init__ is not object.__init__
     return entry(folder) if own and len(inspect.signature(entry).parameters) else entry()
 
 
