@@ -10,6 +10,8 @@ Imports run one way, from the top:
     reachability  http_probe  diagnose  rollout
     config  naming  state                       plain values
     kms  outputs  server_contract  git_lfs
+    model_environment  model_lock               what a model needs besides the server
+    package_index
 
 `endpoint` is the name under which states of older versions know a part of `endpoint_check`.
 """

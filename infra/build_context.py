@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pulumi
 
+from infra import model_lock
 from infra.git_lfs import is_pointer
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 """The value of a Kubernetes label, which the model's name and version become."""
 
 _CHUNK_BYTES = 1024 * 1024
+_PACKAGE_AGAIN = "package the model again with `make model`, which writes it"
 
 
 class ReleaseError(pulumi.RunError):
@@ -58,6 +60,30 @@ class Release:
     """JSON body of a prediction that the endpoint must answer."""
     needs_torch: bool = False
     """Whether the model is a PyTorch program, which needs an image with PyTorch."""
+    has_dependencies: bool = False
+    """Whether the model needs packages besides the server's: a layer of their own in the image, and an environment."""
+    debian_packages: tuple[str, ...] = ()
+    """Packages that it needs of Debian, as apt-get takes them."""
+
+
+@dataclass(frozen=True)
+class _Dependencies:
+    """What a model folder asks for besides the server."""
+
+    torch: bool = False
+    pins: tuple[model_lock.Pin, ...] = ()
+    """Without those that the server has at the same version."""
+    indexes: tuple[str, ...] = ()
+    debian: tuple[str, ...] = ()
+
+    def files(self) -> dict[PurePosixPath, bytes]:
+        """Write what the Dockerfile installs, by staged path; nothing where there is nothing to install."""
+        if not self.pins and not self.debian:
+            return {}
+        return {
+            PurePosixPath("dependencies", model_lock.LOCK): model_lock.render(self.indexes, self.pins).encode(),
+            PurePosixPath("dependencies", model_lock.PACKAGES): "".join(f"{name}\n" for name in self.debian).encode(),
+        }
 
 
 def stage(app: Path, model: Path, into: Path, extras: Iterable[str] = ()) -> Release:
@@ -70,13 +96,16 @@ def stage(app: Path, model: Path, into: Path, extras: Iterable[str] = ()) -> Rel
     _refuse_overlap(into, app, model)
     sources = _find_sources(app, model, [*APP_FILES, *(f"requirements-{extra}.lock" for extra in extras)])
     manifest, example = _read_model(model, sources)
+    dependencies = _read_dependencies(model, sources)
     return Release(
         path=into,
-        content_hash=_copy(sources, into),
+        content_hash=_copy(sources, dependencies.files(), into),
         model_name=manifest.name,
         model_version=manifest.version,
         example=example,
-        needs_torch=manifest.format == "pt2",
+        needs_torch=manifest.format == "pt2" and not dependencies.torch,
+        has_dependencies=bool(dependencies.files()),
+        debian_packages=dependencies.debian,
     )
 
 
@@ -143,7 +172,7 @@ def _read_model(model: Path, sources: Mapping[PurePosixPath, Path]) -> tuple[Man
     """Check model.json and the files that it names as the server does; return it, and its example as compact JSON."""
     # Imported here: providers import this module on refresh and destroy too, which must not need the server.
     try:
-        from server.model.manifest import check_hooks, parse_manifest
+        from server.model.manifest import check_hooks, check_predictor, parse_manifest
     except ModuleNotFoundError as error:
         if error.name != "server":
             raise
@@ -160,15 +189,63 @@ def _read_model(model: Path, sources: Mapping[PurePosixPath, Path]) -> tuple[Man
             _check_label(key, value)
     except (ValueError, RecursionError) as mistake:
         raise ReleaseError(file, str(mistake)) from None
-    if PurePosixPath("model", f"model.{manifest.format}") not in sources:
+    main = "predictor.py" if manifest.format == "python" else f"model.{manifest.format}"
+    if PurePosixPath("model", main) not in sources:
         rule = f"this file does not exist, and the format in model.json is {manifest.format}"
-        raise ReleaseError(model / f"model.{manifest.format}", rule)
-    if manifest.hooks or PurePosixPath("model/hooks.py") in sources:
+        raise ReleaseError(model / main, rule)
+    if manifest.format == "python":
+        code = {path.relative_to("model").as_posix(): file for path, file in sources.items() if _is_code(path)}
+        try:
+            check_predictor(manifest, {name: file.read_bytes() for name, file in code.items()})
+        except ValueError as mistake:
+            raise ReleaseError(model, str(mistake)) from None
+    elif manifest.hooks or PurePosixPath("model/hooks.py") in sources:
         try:
             check_hooks(manifest, _read(hooks, sources))
         except ValueError as mistake:
             raise ReleaseError(hooks, str(mistake)) from None
     return manifest, example
+
+
+def _is_code(path: PurePosixPath) -> bool:
+    return path.parts[0] == "model" and path.suffix == ".py"
+
+
+def _read_dependencies(model: Path, sources: Mapping[PurePosixPath, Path]) -> _Dependencies:
+    """Check what the folder asks for besides the server, and that it was locked as it stands."""
+
+    def content(name: str) -> bytes:
+        return _read(model / name, sources) if PurePosixPath("model", name) in sources else b""
+
+    requirements = content(model_lock.REQUIREMENTS)
+    lock, servers = model_lock.Lock(), list[model_lock.Lock]()
+    if PurePosixPath("model", model_lock.LOCK) in sources:
+        lock = _parse_lock(model / model_lock.LOCK, content(model_lock.LOCK))
+        beside = [file for path, file in sources.items() if len(path.parts) == 1 and path.suffix == ".lock"]
+        servers = [_parse_lock(file, file.read_bytes()) for file in beside]
+    elif any(line.strip() and not line.lstrip().startswith(b"#") for line in requirements.splitlines()):
+        raise ReleaseError(model / model_lock.REQUIREMENTS, f"has no {model_lock.LOCK} beside it; {_PACKAGE_AGAIN}")
+    for name, digest in lock.sources.items():
+        source = sources.get(PurePosixPath("model", name))
+        if source and model_lock.digest_of(source.read_bytes()) != digest:
+            raise ReleaseError(source, f"is not what {model_lock.LOCK} was made of; {_PACKAGE_AGAIN}")
+    try:
+        debian = model_lock.debian_packages(content(model_lock.PACKAGES).decode())
+    except ValueError as mistake:
+        raise ReleaseError(model / model_lock.PACKAGES, str(mistake)) from None
+    return _Dependencies(
+        torch=any(pin.name == "torch" for pin in lock.pins),
+        pins=model_lock.beyond_server(lock, servers),
+        indexes=lock.indexes,
+        debian=debian,
+    )
+
+
+def _parse_lock(file: Path, content: bytes) -> model_lock.Lock:
+    try:
+        return model_lock.parse(content.decode())
+    except ValueError as mistake:
+        raise ReleaseError(file, f"{mistake}; {_PACKAGE_AGAIN}") from None
 
 
 def _compact_example(content: bytes) -> str:
@@ -204,17 +281,20 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _copy(sources: Mapping[PurePosixPath, Path], into: Path) -> str:
-    """Make `into` hold exactly `sources`; return the content hash."""
+def _copy(sources: Mapping[PurePosixPath, Path], written: Mapping[PurePosixPath, bytes], into: Path) -> str:
+    """Make `into` hold exactly `sources` and the contents of `written`; return the content hash."""
     into.mkdir(parents=True, exist_ok=True)
-    _remove_others(into, keep=set(sources))
-    for folder in {into / parent for path in sources for parent in path.parents}:
+    paths = {*sources, *written}
+    _remove_others(into, keep=paths)
+    for folder in {into / parent for path in paths for parent in path.parents}:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o755)  # whatever the umask: the image's user must be able to read what is copied from here
     total = hashlib.sha256()
-    for path in sorted(sources, key=lambda p: os.fsencode(str(p))):
-        source = sources[path]
+    for path in sorted(paths, key=lambda p: os.fsencode(str(p))):
+        source = sources.get(path, into / path)
         try:
+            if path in written:
+                _write_file(written[path], source)
             executable = bool(source.stat().st_mode & stat.S_IXUSR)
             digest = _copy_file(source, into / path, executable=executable)
         except OSError as error:
@@ -232,6 +312,11 @@ def _remove_others(into: Path, keep: set[PurePosixPath]) -> None:
                 entry.rmdir()
         elif path not in keep or entry.is_symlink():
             entry.unlink()
+
+
+def _write_file(content: bytes, target: Path) -> None:
+    if not target.is_file() or target.read_bytes() != content:
+        target.write_bytes(content)
 
 
 def _copy_file(source: Path, target: Path, *, executable: bool) -> bytes:

@@ -95,7 +95,7 @@ class ModelImage(pulumi.ComponentResource):
             )
         repository = pulumi.Output.from_input(args.repository_url)
         platform = f"linux/{args.settings.architecture}"
-        build_args = _build_args(args.settings)
+        build_args = _build_args(args.settings, args.release)
         context = args.release.path.as_posix()
         content = content_tag(args.release, platform, build_args)
         registry = None
@@ -129,9 +129,13 @@ class ModelImage(pulumi.ComponentResource):
         return pulumi.Output.all(image.repo_digest, repository).apply(_reference_of)
 
 
-def _build_args(settings: ImageSettings) -> dict[str, str]:
+def _build_args(settings: ImageSettings, release: Release) -> dict[str, str]:
     """Build arguments for the Dockerfile; none where it is to keep its defaults."""
-    told = {"BASE_IMAGE": settings.base_image or "", "EXTRAS": " ".join(sorted(settings.extras))}
+    told = {
+        "BASE_IMAGE": settings.base_image or "",
+        "EXTRAS": " ".join(sorted(settings.extras)),
+        "MODEL_LAYERS": "dependencies" if release.has_dependencies else "",
+    }
     return {name: value for name, value in told.items() if value}
 
 

@@ -10,9 +10,9 @@ import sys
 import venv
 from pathlib import Path
 
+from infra.package_index import installer_environment
 from tools.cache import default_cache, digest, lock
 from tools.console import say
-from tools.shell import installer_environment
 
 UV_LOCK = "tools/uv.lock"
 SERVER = "app"

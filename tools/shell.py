@@ -8,15 +8,6 @@ from collections.abc import Mapping
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _EXEMPTIONS = ("no_proxy", "NO_PROXY", "no_grpc_proxy")
 
-_INDEX_SETTING = re.compile(
-    r"PIP_(INDEX_URL|EXTRA_INDEX_URL|NO_INDEX|FIND_LINKS|TRUSTED_HOST|CERT|CLIENT_CERT|PROXY|(DEFAULT_)?TIMEOUT|RETRIES"
-    r"|KEYRING_PROVIDER|USE_FEATURE|USE_DEPRECATED|CONFIG_FILE|CACHE_DIR|NO_CACHE_DIR)"
-    r"|UV_(INDEX.*|DEFAULT_INDEX|EXTRA_INDEX_URL|NO_INDEX|FIND_LINKS|INSECURE_HOST|NATIVE_TLS|SYSTEM_CERTS|OFFLINE"
-    r"|HTTP_.*|REQUEST_TIMEOUT|CONCURRENT_.*|KEYRING_PROVIDER|CREDENTIALS_DIR|CONFIG_FILE|NO_CONFIG|CACHE_DIR|NO_CACHE"
-    r"|LINK_MODE)"
-)
-"""Variables of pip and uv that say how to reach an index and where to cache; the others change what is installed."""
-
 
 def loopback_exemption(environment: Mapping[str, str]) -> dict[str, str]:
     """Choose the variables to add to the user's, so that no proxy stands between programs of this machine.
@@ -36,13 +27,3 @@ def loopback_exemption(environment: Mapping[str, str]) -> dict[str, str]:
             continue
         found[name] = ",".join([*entries, *missing])
     return found
-
-
-def installer_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Drop what would install something else, or somewhere else, than the lock files into the virtual environment."""
-    return {
-        name: value
-        for name, value in environment.items()
-        if name not in {"PYTHONPATH", "PYTHONHOME"}
-        and (not name.startswith(("PIP_", "UV_")) or _INDEX_SETTING.fullmatch(name))
-    }

@@ -16,6 +16,8 @@ class Problem(Exception):  # noqa: N818  # an answer, not a failure of the serve
         *,
         path: str | None = None,
         row: int | None = None,
+        field: str = "",
+        inner: str = "",
         headers: tuple[tuple[str, str], ...] = (),
     ) -> None:
         super().__init__(message)
@@ -25,6 +27,10 @@ class Problem(Exception):  # noqa: N818  # an answer, not a failure of the serve
         self.path = path
         self.row = row
         """Index of the row at fault, where whoever raises knows it but not its path."""
+        self.field = field
+        """Input at fault in that row; empty: the row as a whole."""
+        self.inner = inner
+        """JSON path within that input's value, e.g. `.address[0]`."""
         self.headers = headers
 
     def at(self, path: str) -> Problem:

@@ -26,8 +26,12 @@ def warm_up(model: Model) -> Calibration:
     manifest = model.manifest
     try:
         rows = Decoder(manifest, max_rows=2**31).decode(bytes(manifest.example))
-        inputs = model.join([model.prepare(rows.tensors)])
-        problems = Encoder(manifest).encode(model.run(inputs)).problems
+        sent = model.join([rows.tensors])
+        inputs = model.join([model.prepare(sent)])
+        started = time.perf_counter()
+        outputs = model.run(inputs)
+        seconds = 0.0 if model.may_run_inline else time.perf_counter() - started
+        problems = Encoder(manifest).encode(outputs).problems
         if problems:
             raise problems[min(problems)]
     except Problem as problem:
@@ -35,7 +39,8 @@ def warm_up(model: Model) -> Calibration:
         raise StartError(f"the model cannot answer its own example: {problem.message}{where}") from None
     except MemoryError as error:
         raise StartError(f"the memory does not suffice for the model's own example: {error}") from None
-    return calibrate(model, model.join([model.prepare({name: array[:1] for name, array in inputs.items()})]))
+    row = model.join([model.prepare({name: array[:1] for name, array in sent.items()})])
+    return calibrate(model, row, seconds)
 
 
 class Predictor:

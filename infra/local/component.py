@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,11 +57,32 @@ class LocalService(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: LocalServiceArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("model-endpoint:local:LocalService", name, None, opts)
+        if missing := _not_installed(args.release.debian_packages):
+            pulumi.warn(
+                f"the model asks for Debian packages that this machine lacks, and may not run here without them:\n"
+                f"  sudo apt-get install {' '.join(missing)}",
+                self,
+            )
         process = _Process(f"{name}-process", args, pulumi.ResourceOptions(parent=self))
         self.url = process.url
         self.log_file = process.log_file
         self.pid = process.pid
         self.register_outputs({"url": self.url, "log_file": self.log_file, "pid": self.pid})
+
+
+def _not_installed(packages: Sequence[str]) -> list[str]:
+    """List those of Debian's `packages` that the system does not have; all of them where it is no Debian."""
+    if not packages:
+        return []
+    names = {package.partition("=")[0]: package for package in packages}
+    query = ["dpkg-query", "--show", "--showformat=${Package} ${Package}:${Architecture} ${db:Status-Status}\n"]
+    try:
+        answer = subprocess.run([*query, *names], capture_output=True, text=True, check=False).stdout
+    except FileNotFoundError:
+        return list(packages)
+    lines = [line.split() for line in answer.splitlines()]
+    installed = {name for *spellings, status in lines if status == "installed" for name in spellings}
+    return [package for name, package in names.items() if name not in installed]
 
 
 class _Process(dynamic.Resource, module="local", name="Process"):

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from pulumi import dynamic
 
+from infra import model_environment, model_lock
 from infra.local import supervisor
 
 SERVING = "serving"
@@ -131,6 +132,8 @@ def _drift(inputs: Mapping[str, Any]) -> Drift | None:
         key = (run / "api-key").read_text() if (run / "api-key").exists() else ""
     except OSError:
         return Drift("is not running", serving=False)
+    if not Path(spec.get("server_python", sys.executable)).exists():
+        return Drift("runs in an environment that is no longer there", serving=True)
     changed = [name for name, value in _spec(inputs).items() if spec.get(name) != value]
     if key != (inputs.get("api_key") or ""):
         changed.append("api_key")
@@ -156,18 +159,28 @@ def _deploy(inputs: Mapping[str, Any], kept_port: int) -> None:
     state = Path(inputs["state_dir"])
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     run = Path(tempfile.mkdtemp(prefix="run-", dir=state))
-    (run / "spec.json").write_text(json.dumps(_spec(inputs)))
+    release = state / "releases" / inputs["release"]
     if inputs.get("api_key"):
         handle = os.open(run / "api-key", os.O_WRONLY | os.O_CREAT, 0o600)
         with os.fdopen(handle, "w") as file:
             file.write(inputs["api_key"])
     try:
-        _snapshot(Path(inputs["release_path"]), state / "releases" / inputs["release"])
+        _snapshot(Path(inputs["release_path"]), release)
+        (run / "spec.json").write_text(json.dumps(_spec(inputs) | {"server_python": _server_python(release)}))
         _start(run, state / supervisor.LOG, kept_port)
-    except (LocalServiceError, OSError) as error:
+    except (LocalServiceError, model_environment.ModelEnvironmentError, OSError) as error:
         supervisor.retire(run)
         supervisor.prune(state)
         raise LocalServiceError(str(error)) from None
+
+
+def _server_python(release: Path) -> str:
+    """Path of the Python that has what the release needs; its environment is made if the model has dependencies."""
+    beyond = release / "dependencies" / model_lock.LOCK
+    if not beyond.exists() or not beyond.read_text():
+        return sys.executable
+    locks = release / model_lock.LOCK, release / "model" / model_lock.LOCK
+    return str(model_environment.ensure(*locks, say=lambda message: print(message, flush=True)))
 
 
 def _snapshot(source: Path, target: Path) -> None:

@@ -6,7 +6,7 @@
     <state>/server.log, server.log.1    what every run's server says, bounded
     <state>/releases/<content hash>/    the code and the model, copied: a restart never meets a half-edited tree
     <state>/current -> run-...          the run that serves
-    <state>/run-.../spec.json           what was asked for
+    <state>/run-.../spec.json           what was asked for, and the Python that runs it
     <state>/run-.../api-key             0600, only when there is a key
     <state>/run-.../control.sock        answers every connection with the status and the listening socket
     <state>/run-.../*.pid               each locked by its process for as long as that lives: a pid whose file is not
@@ -235,14 +235,16 @@ class _Server:
         self._output = asyncio.create_task(self._copy_output())
 
     @classmethod
-    async def start(cls, release: Path, given: Mapping[str, str], listener: socket.socket, log: _Log) -> _Server:
-        """Start the app of `release` on `listener`; it holds server.pid from its first moment."""
+    async def start(
+        cls, python: str, release: Path, given: Mapping[str, str], listener: socket.socket, log: _Log
+    ) -> _Server:
+        """Start the app of `release` with `python` on `listener`; it holds server.pid from its first moment."""
         ready_pipe, ready = os.pipe()
         lock = _lock(Path("server.pid"))
         environment = server_environment(given, listener.fileno(), ready, Path("api-key").resolve())
         try:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "server", cwd=release, env=environment,
+                python, "-m", "server", cwd=release, env=environment,
                 pass_fds=(listener.fileno(), ready, lock), stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
             )  # fmt: skip
@@ -378,7 +380,8 @@ async def _supervise(state: Path, kept_port: int) -> None:
     listener = listener or _listen(spec["port"], kept_port)
     log = _Log(state / LOG)
     release = f"release {spec['release'][:12]}"
-    start = partial(_Server.start, state / "releases" / spec["release"], spec["environment"], listener, log)
+    folder = state / "releases" / spec["release"]
+    start = partial(_Server.start, spec["server_python"], folder, spec["environment"], listener, log)
     log.note(f"starting {release} on port {listener.getsockname()[1]}")
     try:
         server = await start()

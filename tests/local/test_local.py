@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -11,8 +13,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from infra import package_index
 from infra.local import supervisor
 from tests.local.driver import Load, Project, Stack, alive, eventually, known, predict
+from tests.support.wheels import wheel
 
 TWO_ROWS = {"input": [[1, 2, 3], [4, 5, 6]]}
 KEY = "a-key-that-nobody-may-ever-see"
@@ -54,6 +58,61 @@ def test_a_change_under_load_drops_no_request(stack: Stack, change, old: str, ne
     assert stack.url == url
     assert not any(alive(pid) for pid in before)
     assert len(list(stack.state.glob("releases/*"))) == len(supervisor.runs(stack.state)) == 1
+
+
+GREETING = "import greeting\n\n\ndef postprocess(outputs):\n    print(greeting.TEXT, flush=True)\n    return outputs\n"
+
+
+def add_dependency(stack: Stack, line: str) -> None:
+    """Give the model hooks that import `greeting`, a package that the server does not have, and its lock."""
+    model = stack.project.root / "app/model"
+    (model / "hooks.py").write_text(GREETING)
+    (model / "requirements.lock").write_text(line)
+    description = json.loads((model / "model.json").read_text())
+    description["hooks"] = {"sha256": hashlib.sha256(GREETING.encode()).hexdigest()}
+    (model / "model.json").write_text(json.dumps(description))
+
+
+def test_a_model_with_packages_of_its_own_runs_in_an_environment_that_has_them(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = wheel(tmp_path / "wheels", "greeting", "1.0", {"greeting.py": "TEXT = 'hello from its own package'\n"})
+    monkeypatch.setitem(stack.project.environment, "UV_FIND_LINKS", str(tmp_path / "wheels"))
+    monkeypatch.setitem(stack.project.environment, "XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setitem(stack.project.environment, "UV_CACHE_DIR", uv_cache())
+    before = stack.pids()
+
+    add_dependency(stack, line.replace("greeting==1.0", "greeting==2.0"))
+    assert "cannot be installed for Python" in stack.up(fails=True)
+    assert stack.pids() == before, "what served is not stopped for a model that cannot be installed"
+
+    add_dependency(stack, line)
+    (stack.project.root / "app/model/packages.txt").write_text("no-such-package\n")
+    said = stack.pulumi("preview")
+    assert "sudo apt-get install no-such-package" in said
+    assert not list((tmp_path / "cache").glob("*/*/complete")), "a preview installs nothing"
+    with Load(stack.url, TWO_ROWS) as load:
+        stack.up()
+    assert load.failures == []
+    assert predict(stack.url)[0] == 200
+    assert "hello from its own package" in (stack.state / "server.log").read_text()
+    stack.up("--expect-no-changes")
+
+    os.kill(stack.pids()[1], signal.SIGKILL)
+    assert predict(stack.url)[0] == 200, "its supervisor starts it again in the same environment"
+    eventually(lambda: known(supervisor.query_status(stack.state / "current")).serving)
+    (environment,) = (tmp_path / "cache/model-endpoint").glob("python*")
+    shutil.rmtree(environment)
+    assert "~ 1 to update" in stack.pulumi("preview")
+    stack.up()
+    assert predict(stack.url)[0] == 200
+
+
+def uv_cache() -> str:
+    """Folder where uv has the server's own packages already."""
+    return subprocess.run(
+        [package_index.uv(), "cache", "dir"], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def test_the_environment_reaches_the_server_and_another_one_replaces_it(stack: Stack) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from infra import build_context
 from infra.build_context import Release, ReleaseError, stage
+from infra.model_lock import digest_of
 
 ROOT = Path(__file__).parents[2]
 DESCRIPTION: dict[str, Any] = {
@@ -122,6 +123,99 @@ def test_declared_hooks_ship(sources: Sources) -> None:
     sources.describe(DECLARED)
     sources.stage()
     assert "model/hooks.py" in sources.staged()
+
+
+PREDICTOR = "import net\n\n\ndef predict(x: float) -> float:\n    return net.twice(x)\n"
+NET = "def twice(x):\n    return 2 * x\n"
+CODE = {
+    **DESCRIPTION,
+    "format": "python",
+    "predictor": {
+        "entry": "predict",
+        "call": "row",
+        "sha256": {
+            "predictor.py": hashlib.sha256(PREDICTOR.encode()).hexdigest(),
+            "parts/net.py": hashlib.sha256(NET.encode()).hexdigest(),
+        },
+    },
+}
+SHARED = f"numpy==2 \\\n    --hash=sha256:{'a' * 64}\n"
+OWN = f"humanize==4 \\\n    --hash=sha256:{'b' * 64}\n"
+
+
+def own_code(sources: Sources) -> None:
+    """Make the model one of its author's own code."""
+    (sources.model / "model.onnx").unlink()
+    (sources.model / "predictor.py").write_text(PREDICTOR)
+    (sources.model / "parts").mkdir()
+    (sources.model / "parts/net.py").write_text(NET)
+    sources.describe(CODE)
+
+
+def with_dependencies(sources: Sources, requirements: str = "humanize\n", packages: str = "") -> None:
+    (sources.app / "requirements.lock").write_text(SHARED)
+    (sources.model / "requirements.txt").write_text(requirements)
+    made_of = f"# {digest_of(requirements.encode())}  requirements.txt\n"
+    (sources.model / "requirements.lock").write_text(made_of + SHARED + (OWN if requirements else ""))
+    if packages:
+        (sources.model / "packages.txt").write_text(packages)
+
+
+def test_a_model_may_be_its_authors_code(sources: Sources) -> None:
+    own_code(sources)
+    (sources.model / "vocabulary.txt").write_text("a\nb\n")
+    assert not sources.stage().has_dependencies
+    assert [name for name in sources.staged() if name.startswith(("model/", "dependencies/"))] == [
+        "model/model.json", "model/parts/net.py", "model/predictor.py", "model/vocabulary.txt",
+    ]  # fmt: skip
+
+
+def test_what_the_image_installs_is_what_the_server_does_not_have(sources: Sources) -> None:
+    with_dependencies(sources, packages="# sound\nlibsndfile1\n\nffmpeg=7:7.1-1\n")
+    release = sources.stage()
+    assert release.has_dependencies
+    assert release.debian_packages == ("libsndfile1", "ffmpeg=7:7.1-1")
+    assert (sources.into / "dependencies/requirements.lock").read_text() == OWN
+    assert (sources.into / "dependencies/packages.txt").read_text() == "libsndfile1\nffmpeg=7:7.1-1\n"
+    assert (sources.into / "model/requirements.lock").read_text().endswith(SHARED + OWN)
+    assert sources.stage() == release
+    fresh = stage(sources.app, sources.model, sources.root / "fresh")
+    assert fresh.content_hash == release.content_hash
+
+
+def test_another_model_version_leaves_what_is_installed_as_it_was(sources: Sources) -> None:
+    with_dependencies(sources)
+    sources.stage()
+    for file in (sources.into / "dependencies").iterdir():
+        os.utime(file, (1, 1))
+    sources.describe({**DESCRIPTION, "version": "2"})
+    sources.stage()
+    assert {file.stat().st_mtime for file in (sources.into / "dependencies").iterdir()} == {1}
+
+
+def test_a_model_that_needs_what_the_server_has_is_a_plain_one(sources: Sources) -> None:
+    (sources.app / "requirements.lock").write_text(SHARED)
+    before = sources.stage()
+    with_dependencies(sources, requirements="")
+    (sources.model / "packages.txt").write_text("# none\n")
+    after = sources.stage()
+    assert (after.has_dependencies, after.debian_packages) == (False, ())
+    assert not (sources.into / "dependencies").exists()
+    assert after.content_hash != before.content_hash
+
+
+def test_debian_packages_alone_are_dependencies(sources: Sources) -> None:
+    (sources.model / "packages.txt").write_text("ffmpeg\n")
+    assert sources.stage().has_dependencies
+    assert (sources.into / "dependencies/requirements.lock").read_text() == ""
+
+
+def test_a_pytorch_program_may_bring_its_own_pytorch(sources: Sources) -> None:
+    (sources.model / "model.onnx").rename(sources.model / "model.pt2")
+    sources.describe({**DESCRIPTION, "format": "pt2"})
+    (sources.app / "requirements.lock").write_text(SHARED)
+    (sources.model / "requirements.lock").write_text(OWN.replace("humanize", "torch"))
+    assert not sources.stage().needs_torch
 
 
 def test_the_example_is_compact_json_as_it_was_in_every_version(sources: Sources) -> None:
@@ -283,6 +377,42 @@ REFUSALS: dict[str, tuple[Callable[[Sources], object], str, str]] = {
         "is code that model.json does not declare",
     ),
     "hooks that are not there": (lambda s: s.describe(DECLARED), "hooks.py", "does not exist"),
+    "no predictor": (lambda s: s.describe(CODE), "predictor.py", "the format in model.json is python"),
+    "code that is not declared": (
+        lambda s: (own_code(s), (s.model / "more.py").touch()),
+        "else",
+        "more.py is code that model.json does not declare",
+    ),
+    "declared code that is not there": (
+        lambda s: (own_code(s), (s.model / "parts/net.py").unlink()),
+        "else",
+        "parts/net.py does not exist",
+    ),
+    "declared code that has changed": (
+        lambda s: (own_code(s), (s.model / "parts/net.py").write_text(NET + "#")),
+        "else",
+        "parts/net.py is not the file that model.json declares: its SHA-256 is",
+    ),
+    "requirements that are not locked": (
+        lambda s: (s.model / "requirements.txt").write_text("humanize\n"),
+        "requirements.txt",
+        "has no requirements.lock beside it; package the model again",
+    ),
+    "requirements that have changed": (
+        lambda s: (with_dependencies(s), (s.model / "requirements.txt").write_text("humanize<4\n")),
+        "requirements.txt",
+        "is not what requirements.lock was made of; package the model again",
+    ),
+    "a lock without hashes": (
+        lambda s: (s.model / "requirements.lock").write_text("humanize==4\n"),
+        "else/requirements.lock",
+        "has no hash for humanize==4",
+    ),
+    "no debian package": (
+        lambda s: (s.model / "packages.txt").write_text("ffmpeg\nlib sndfile\n"),
+        "packages.txt",
+        "line 2: 'lib sndfile' is no Debian package",
+    ),
     "hooks that have changed": (
         lambda s: ((s.model / "hooks.py").write_text(HOOKS + "#"), s.describe(DECLARED)),
         "hooks.py",

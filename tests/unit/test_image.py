@@ -48,6 +48,14 @@ def build(
     return mocked.run(lambda: ModelImage("image", args), outputs=outputs, **options)
 
 
+def test_a_model_with_dependencies_gets_their_layers_and_a_plain_one_the_same_build_as_ever() -> None:
+    plain, own = ARGS, replace(ARGS, release=replace(RELEASE, has_dependencies=True))
+    assert build(plain).one(IMAGE).inputs["build"].get("args", {}) == {}
+    image = build(own).one(IMAGE).inputs
+    assert image["build"]["args"] == {"MODEL_LAYERS": "dependencies"}
+    assert content_tag(RELEASE, "linux/arm64", {"MODEL_LAYERS": "dependencies"}) in image["imageName"]
+
+
 def unknown() -> pulumi.Output[str]:
     async def value() -> Any:
         return None

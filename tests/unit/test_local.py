@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from infra.build_context import Release
 from infra.config.load import parse_settings
 from infra.config.schema import broken_rule
 from infra.local import provider, supervisor
-from infra.local.component import LocalService, LocalServiceArgs
+from infra.local.component import LocalService, LocalServiceArgs, _not_installed
 from infra.local.provider import Drift, LocalServiceError, ProcessProvider
 from infra.server_contract import RESERVED_VARIABLES
 from tests.unit import mocked
@@ -58,6 +59,35 @@ def test_a_run_from_before_there_was_an_environment_is_replaced(serving: Path) -
     del spec["environment"]
     (serving / "spec.json").write_text(json.dumps(spec))
     assert provider._drift(wanted) == Drift("runs with another environment", serving=True)
+
+
+def test_a_run_whose_environment_is_gone_is_replaced(serving: Path, tmp_path: Path) -> None:
+    spec = provider._spec(inputs({}))
+    (serving / "spec.json").write_text(json.dumps({**spec, "server_python": str(tmp_path / "bin/python")}))
+    assert provider._drift(inputs({})) == Drift("runs in an environment that is no longer there", serving=True)
+
+
+def test_a_plain_release_runs_with_the_programs_own_python(tmp_path: Path) -> None:
+    assert provider._server_python(tmp_path) == sys.executable
+    (tmp_path / "dependencies").mkdir()
+    (tmp_path / "dependencies/requirements.lock").touch()  # Debian packages alone
+    assert provider._server_python(tmp_path) == sys.executable
+
+
+def dpkg(folder: Path, *installed: str) -> None:
+    """A stand-in that knows these packages, and one that was removed."""
+    lines = "".join(f"echo '{name} {name}:amd64 installed'\n" for name in installed)
+    (folder / "dpkg-query").write_text(f"#!/bin/sh\n{lines}echo 'gone gone:amd64 config-files'\nexit 1\n")
+    (folder / "dpkg-query").chmod(0o755)
+
+
+def test_debian_packages_that_are_not_installed_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    wanted = ["ffmpeg", "libsndfile1=1.2", "gone", "libgomp1:amd64"]
+    assert _not_installed(wanted) == wanted, "a system without dpkg has none of them"
+    dpkg(tmp_path, "libsndfile1", "libgomp1")
+    assert _not_installed(wanted) == ["ffmpeg", "gone"]
+    assert _not_installed([]) == []
 
 
 def test_what_is_given_goes_before_what_is_inherited_and_the_contract_before_both(

@@ -37,19 +37,3 @@ def test_what_is_exempt_already_is_not_set_again() -> None:
     environment = {"http_proxy": PROXY}
     environment |= shell.loopback_exemption(environment)
     assert shell.loopback_exemption(environment) == {}
-
-
-KEPT = [
-    "PATH", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "PIP_CERT", "PIP_PROXY", "PIP_CONFIG_FILE",
-    "PIP_NO_INDEX", "PIP_FIND_LINKS", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_CORP_PASSWORD", "UV_NATIVE_TLS",
-    "UV_HTTP_TIMEOUT", "UV_CACHE_DIR", "UV_OFFLINE", "SSL_CERT_FILE", "https_proxy",
-]  # fmt: skip
-DROPPED = [
-    "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "PIP_CONSTRAINT", "PIP_REQUIREMENT",
-    "PIP_DRY_RUN", "PIP_REQUIRE_VIRTUALENV", "PIP_NO_DEPS", "PIP_PRE", "UV_SYSTEM_PYTHON", "UV_WORKING_DIR",
-    "UV_NO_VERIFY_HASHES", "UV_EXCLUDE_NEWER", "UV_TORCH_BACKEND", "UV_CONSTRAINT", "PYTHONPATH", "PYTHONHOME",
-]  # fmt: skip
-
-
-def test_an_installer_is_told_how_to_reach_the_index_and_not_what_to_install() -> None:
-    assert list(shell.installer_environment(dict.fromkeys([*DROPPED, *KEPT], "x"))) == KEPT

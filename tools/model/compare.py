@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -12,8 +13,11 @@ from tools.model.tensors import Array, Tensors, row_count
 
 _MIN_RELATIVE = 1e-3
 """Relative differences of values below this say little."""
-_ALONE_ROWS = 4
-"""Rows that are also asked for by themselves."""
+_MIXED_ROWS = 4
+_SAME = 1e-5
+"""Largest difference, as a part of the output's largest value, between two runs of the same kernels."""
+_ROUNDED = 0.02
+"""The same between runs of different numbers of rows, by other kernels, in half precision or quantized."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,24 +84,68 @@ def _measure(name: str, wanted: Array, given: Array, tolerance: float) -> Differ
     return Difference(absolute=float(distance.max(initial=0.0)), relative=float(relative))
 
 
+Dependence: TypeAlias = Literal["rows", "chance"]
+"""What a row's answer depends on besides the row itself: the rows beside it, or chance."""
+
+
+def dependence(
+    run: Callable[[Tensors], Tensors], feed: Tensors, rows: int, tolerance: float = _SAME
+) -> Dependence | None:
+    """Find out what answers depend on besides their rows, of which so many are run at once.
+
+    A row among others is compared with itself among its own copies: as many rows take the same way through the same
+    kernels, so that they do not differ by rounding, and any difference is the others' doing.
+    """
+    drawn = np.linspace(0, row_count(feed) - 1, rows).astype(int)
+    mixed = {name: array[drawn] for name, array in feed.items()}
+    answers = run(mixed)
+    if _apart(answers, answers, run(mixed), tolerance):
+        return "chance"
+    for index in sorted({0, rows // 2, rows - 1}):
+        row = slice(index, index + 1)
+        copies = run({name: np.repeat(array[row], rows, axis=0) for name, array in mixed.items()})
+        if _apart(answers, _part(answers, row), _part(copies, row), tolerance):
+            return "rows"
+    return None
+
+
+def _part(tensors: Tensors, rows: slice) -> Tensors:
+    return {name: array[rows] for name, array in tensors.items()}
+
+
+def _apart(outputs: Tensors, some: Tensors, others: Tensors, tolerance: float) -> bool:
+    """Tell whether answers differ by more than `tolerance` of the largest value in the output."""
+    return any(_values_apart(array, some[name], others[name], tolerance) for name, array in outputs.items())
+
+
+def _values_apart(output: Array, some: Array, others: Array, tolerance: float) -> bool:
+    if some.shape != others.shape:
+        return True
+    if output.dtype.kind != "f":
+        return bool(np.any(some != others))
+    finite = np.isfinite(some)
+    if np.any(finite != np.isfinite(others)):
+        return True
+    apart = np.abs(some[finite].astype(np.float64) - others[finite]).max(initial=0)
+    scale = np.abs(output[np.isfinite(output)].astype(np.float64)).max(initial=0)
+    return bool(apart > max(tolerance, 4 * float(np.finfo(output.dtype).eps)) * scale)
+
+
 def check_independence(
     run: Callable[[Tensors], Tensors], feed: Tensors, together: Tensors, tolerance: float, repeat: int
 ) -> None:
     """ModelError when a row's answer depends on the rows beside it: the server runs different clients' rows together.
 
-    Some rows are asked for again, each `repeat` times over.
+    `repeat` is the number of rows of every run, 1 where the model takes any; `together` are the answers to many rows.
     """
-    for index in range(min(_ALONE_ROWS, row_count(feed))):
-        alone = run({name: np.repeat(array[index : index + 1], repeat, axis=0) for name, array in feed.items()})
-        try:
-            difference(
-                {name: array[index : index + 1] for name, array in together.items()},
-                {name: array[:1] for name, array in alone.items()},
-                tolerance,
-            )
-        except ModelError:
-            raise ModelError(
-                "a row's answer depends on the other rows in its batch, so rows must not be run together: --batch 1"
-                if repeat == 1
-                else "a row's answer depends on the other rows in its batch: this model cannot serve several clients"
-            ) from None
+    found = dependence(run, feed, max(repeat, _MIXED_ROWS), tolerance)
+    numbers = {name: array for name, array in together.items() if array.dtype.kind == "f"}  # a class may round over
+    row = slice(0, 1)
+    if found == "rows" or (
+        found is None and repeat == 1 and _apart(numbers, _part(numbers, row), run(_part(feed, row)), _ROUNDED)
+    ):
+        others = "the other rows" if found else "the number of rows"
+        raise ModelError(
+            f"a row's answer depends on {others} in its batch, so rows must not be run together: --batch 1 runs each by"
+            " itself; where the rows together are one input, --batch none"
+        )

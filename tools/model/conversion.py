@@ -32,10 +32,13 @@ class Conversion:
     """The original's answers to them."""
     batching: Batching = field(default_factory=Batching)
     format: Literal["onnx", "pt2", "python"] = "onnx"
-    files: dict[str, bytes] = field(default_factory=dict[str, bytes])
-    """Of format "python": the folder's files but model.json, by path; predictor.py is one, and `model` is empty."""
-    call: Literal["tensors", "batch", "row"] = "tensors"
-    """Of format "python": see server.model.manifest.PredictorCode."""
+    files: dict[str, bytes | Path] = field(default_factory=dict[str, "bytes | Path"])
+    """Of format "python": the folder's files but model.json, by path; predictor.py is one, and `model` is empty.
+
+    Each is the content, or where it lies.
+    """
+    call: Literal["tensors", "batch", "row"] | None = "tensors"
+    """Of format "python": see server.model.manifest.PredictorCode; None: read it, and the inputs, from the code."""
     requirements: str = ""
     """The requirements.txt of the folder's code."""
     labels: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
@@ -50,7 +53,7 @@ class Conversion:
         (folder / "model").write_bytes(self.model)
         for name, content in self.files.items():
             (folder / "files" / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / "files" / name).write_bytes(content)
+            (folder / "files" / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
         npz.save(folder / "feed.npz", self.feed)
         for name in _OPTIONAL:
             if getattr(self, name) is not None:

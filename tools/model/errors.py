@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 
 
@@ -24,12 +24,18 @@ def first_line(error: BaseException) -> str:
 class ModelError(Exception):
     """The model cannot be packaged as asked.
 
-    Each of `mistakes` says why, and may go on in indented lines that say what to do about it.
+    Each of `mistakes` says why, and may go on in indented lines that say what to do about it. `needs` has a value for
+    each option without which the same command fails again: the report's last line is that command.
     """
 
-    def __init__(self, *mistakes: str) -> None:
+    def __init__(self, *mistakes: str, needs: Mapping[str, str] | None = None) -> None:
         super().__init__("\n".join(mistakes))
         self.mistakes = mistakes
+        self.needs = dict(needs or {})
+
+
+class ConversionError(ModelError):
+    """The model cannot be had as ONNX with the original's answers, but its own library may serve it."""
 
 
 @contextmanager

@@ -26,6 +26,7 @@ class Format(Enum):
     SKOPS = "scikit-learn (skops)"
     XGBOOST = "XGBoost"
     LIGHTGBM = "LightGBM"
+    PREDICTOR = "Python code (predictor.py)"
 
 
 _PICKLE = (
@@ -46,6 +47,8 @@ _OTHERS = (
 
 def detect(path: Path) -> Format:
     """Tell the format; a ModelError says what the file is instead and how to save the model."""
+    if (path / "predictor.py").is_file():
+        return Format.PREDICTOR
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)

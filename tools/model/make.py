@@ -1,7 +1,7 @@
 """`make model FROM=model.pth CLASS=net.py:Net`: the command with its options as make's variables.
 
 The Makefile names the variables of make's command line; make has exported their values. FROM is MODEL, and any other is
-the option of its name: CLASS is --class.
+the option of its name: CLASS is --class, MAX_SIZE is --max-size.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def arguments(variables: Mapping[str, str]) -> list[str]:
         raise ValueError(f"{small[0]} is no setting, because those are in capitals: {small[0].upper()}=")
     given = {name: value for name, value in variables.items() if name not in _OTHERS}
     model = [given.pop("FROM")] if "FROM" in given else []
-    return model + [f"--{name.lower()}={value}" for name, value in given.items()]
+    return model + [f"--{name.lower().replace('_', '-')}={value}" for name, value in given.items()]
 
 
 if __name__ == "__main__":

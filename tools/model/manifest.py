@@ -13,7 +13,7 @@ from tools.model.conversion import Conversion
 from tools.model.errors import ModelError
 from tools.model.settings import Settings
 from tools.model.tensors import Array, Tensor, Tensors, row_count
-from tools.model.training_data import ANY_SIZE, Table
+from tools.model.training_data import Table
 
 _BLACK_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC"
 """A PNG of one black pixel, in base64."""
@@ -94,7 +94,8 @@ def maxima(tensor: Tensor, data: Array | None) -> dict[str, int]:
     found: dict[str, int] = {}
     free = [axis for axis, size in enumerate(tensor.row_shape, start=1) if size == -1]
     if free:
-        found["max_size"] = DEFAULT_MAX_SIZE if data is None else max(data.shape[axis] for axis in free)
+        known = tensor.max_size or DEFAULT_MAX_SIZE
+        found["max_size"] = known if data is None else max(data.shape[axis] for axis in free)
     if tensor.datatype == "BYTES":
         longest = None if data is None else int(np.char.str_len(data).max())
         room = DEFAULT_MAX_CHARACTERS if longest is None else max(_MIN_CHARACTERS, longest * _TEXT_ROOM)
@@ -106,16 +107,12 @@ def _example(settings: Settings, inputs: list[Tensor], feed: Tensors, table: Tab
     """Choose a row of the training data that lacks nothing, else zeros."""
     if settings.image is not None:
         return {"input": _BLACK_PIXEL}
-    rows = {tensor.name: _zeros(tensor) for tensor in inputs}
+    rows: dict[str, Array] = {tensor.name: feed[tensor.name][0] for tensor in inputs}
     if table:
         whole = [index for index in range(table.rows) if not any(_missing(array[index]) for array in feed.values())]
         rows = {tensor.name: feed[tensor.name][whole[0] if whole else 0] for tensor in inputs}
     values = {name: _json(row) for name, row in rows.items()}
     return {"input": next(iter(values.values()))} if len(values) == 1 else {"inputs": values}
-
-
-def _zeros(tensor: Tensor) -> Array:
-    return np.zeros([ANY_SIZE if size == -1 else size for size in tensor.row_shape], dtype=tensor.dtype)
 
 
 def _missing(row: Array) -> bool:

@@ -35,15 +35,14 @@ _ONLY_FOR = {
     "class": ("class_name", _STATE_DICTS),
     "args": ("arguments", _STATE_DICTS),
     "key": ("key", (Format.STATE_DICT,)),
-    "input": ("inputs", (*_STATE_DICTS, Format.TORCHSCRIPT)),
-    "outputs": ("outputs", (*_STATE_DICTS, Format.TORCHSCRIPT, Format.PT2)),
+    "input": ("inputs", (*_STATE_DICTS, Format.TORCHSCRIPT, Format.ONNX)),
+    "outputs": ("outputs", (*_STATE_DICTS, Format.TORCHSCRIPT, Format.PT2, Format.ONNX)),
     "trust": ("trust", (Format.SKOPS, Format.TORCHSCRIPT)),
     "keep": ("keep", (Format.PT2,)),
 }
 """The setting of each option that says nothing about a file of another format, and the formats that it is for."""
 _BATCH_MODES = {
-    **dict.fromkeys((*_STATE_DICTS, Format.TORCHSCRIPT), ("dynamic", "fixed", "none")),
-    **dict.fromkeys((Format.ONNX, Format.PT2), ("dynamic", "none")),
+    **dict.fromkeys((*_STATE_DICTS, Format.TORCHSCRIPT, Format.ONNX, Format.PT2), ("dynamic", "fixed", "none")),
 }
 """The modes that may be asked for; files of other formats say themselves how many rows they take."""
 

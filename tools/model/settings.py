@@ -46,6 +46,10 @@ class Settings:
     nullable: bool
     example: dict[str, Any] | None
     hooks: Path | None
+    requirements: Path | None
+    """Of hooks.py, where there is one; a folder with predictor.py has its own."""
+    max_size: int | None
+    max_characters: int | None
     sha256: str
     trust: list[str]
     keep: str
@@ -60,7 +64,7 @@ class Settings:
     def from_json(text: str) -> Settings:
         """Read what `to_json` wrote."""
         members = json.loads(text)
-        for name in ("source", "folder", "data", "class_file", "hooks"):
+        for name in ("source", "folder", "data", "class_file", "hooks", "requirements"):
             members[name] = Path(members[name]) if members[name] else None
         members["inputs"] = [Tensor.from_json(tensor) for tensor in members["inputs"]]
         members["batching"] = Batching(**members["batching"])
@@ -76,14 +80,16 @@ def parse(arguments: Sequence[str], here: Path) -> Settings:
         reader.mistakes.append(f"unrecognized argument: {argument}" + (f"; did you mean --{near[0]}?" if near else ""))
     members: dict[str, Any] = vars(found)
     if found.source == "":
-        reader.mistakes.append("MODEL is missing: name the model file, path/to/model.pth")
+        reader.mistakes.append("MODEL is missing: name the model file, path/to/model.pth, or the folder with predictor.py")
     if members["target"] and not members["data"]:
         reader.mistakes.append("--target names columns of --data, but there is no --data")
     if reader.mistakes:
         raise ModelError(*reader.mistakes)
     members["sha256"] = members["sha256"].lower()
     members["class_file"], members["class_name"] = members.pop("network")
-    members["name"] = members["name"] or re.sub(r"[^\w.-]+", "-", members["source"].stem).strip("-.")
+    source = members["source"]
+    name = source.name if source.is_dir() else source.stem
+    members["name"] = members["name"] or re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII).strip("-.") or "model"
     members["folder"] = members["folder"] or (here / "models" / members["name"]).resolve()
     return Settings(**members)
 
@@ -130,12 +136,15 @@ def parser(here: Path) -> _Parser:
     def file(text: str) -> Path:
         found = path(text)
         if found.is_dir():
-            raise ValueError(_about_folder(found))
+            raise ValueError(f"{found} is a folder: name the file in it")
         if not found.is_file():
             raise ValueError(f"there is no file {found}")
         if is_pointer(found):
             raise ValueError(f"{found} is a Git LFS pointer, not the file itself; run `git lfs pull`, which fetches it")
         return found
+
+    def model(text: str) -> Path:
+        return path(text) if path(text).is_dir() else file(text)
 
     add = made.option
     name = _matching(r"[A-Za-z0-9][\w.-]{0,99}", "letters, digits and . _ -, at most 100 of them")
@@ -143,7 +152,8 @@ def parser(here: Path) -> _Parser:
     arguments = partial(_json, kinds=(dict, list), rule='JSON: {"hidden": 16}, or a list of arguments without names')
     none: list[str] = []
     flag: dict[str, Any] = {"nargs": "?", "const": True, "default": False, "metavar": "yes"}
-    add("MODEL", file, "the model file", dest="source", nargs="?", default="")
+    about = "the model file, or a folder with predictor.py and what that needs"
+    add("MODEL", model, about, dest="source", nargs="?", default="")
     add("--to", path, "the folder to write; default: models/<name>", dest="folder")
     add("--name", name, "the model's name; default: the file's, without its suffix")
     add("--version", name, "the model's version; default: 1", default="1")
@@ -164,10 +174,14 @@ def parser(here: Path) -> _Parser:
     add("--nullable", _yes, "values may be missing and become NaN", **flag)
     add("--example", _example, "the example request: '{\"input\": [1, 2, 3]}'; default: a row of --data, else zeros")
     add("--hooks", file, "a hooks.py with preprocess or postprocess, which then runs in the server")
+    add("--requirements", file, "the requirements.txt of --hooks: packages that it needs besides the server's")
+    add("--max-size", _at_least_one, "the largest size of a free axis; default: as in --data, else 2048")
+    add("--max-characters", _at_least_one, "the longest text; default: with room for those in --data, else 65536")
     add("--sha256", digest, "the digest that the file must have", default="")
     trusted = "what may be loaded although it can run code: types of a .skops file, or torchscript"
     add("--trust", _names, trusted, default=none)
-    add("--keep", _matching("pt2", "pt2"), "pt2: serve the .pt2 file itself, in the image's torch variant", default="")
+    keep = "what is served: onnx, or an error; library: the original's own; pt2: the .pt2 file itself, by PyTorch"
+    add("--keep", _matching("onnx|library|pt2", "onnx, library or pt2"), keep, default="")
     tolerance = "how far the converted model may be from the original: abs + relative; default: 1e-4"
     add("--tolerance", _tolerance, tolerance, default=1e-4)
     add("--replace", _yes, "replace a folder that this command did not write", **flag)
@@ -199,12 +213,6 @@ def serve_command(folder: Path) -> str:
         'eval "$(make -s env)" && pulumi stack select --create local'
         f" && pulumi config set model {shlex.quote(str(folder))} --stack local && make up STACK=local"
     )
-
-
-def _about_folder(path: Path) -> str:
-    if (path / "model.json").is_file():
-        return f"{path} is a model folder already; serve it:\n  {serve_command(path)}"
-    return f"{path} is a folder: name the file in it"
 
 
 def _class(file: Callable[[str], Path], text: str) -> tuple[Path, str]:
@@ -261,6 +269,12 @@ def _yes(text: str) -> bool:
     if text.lower() in ("yes", "true", "1", "no", "false", "0"):
         return text.lower() in ("yes", "true", "1")
     raise ValueError("must be yes or no")
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
+        raise ValueError("must be a whole number of at least 1")
+    return int(text)
 
 
 def _tolerance(text: str) -> float:

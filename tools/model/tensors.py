@@ -11,7 +11,7 @@ import numpy as np
 from server.model.tensors import DTYPES, Array
 
 Tensors: TypeAlias = dict[str, Array]
-"""Arrays by name; rows along the first axis. Strings are numpy's own (`U`), never objects."""
+"""Arrays by name; rows along the first axis. Strings are numpy's own (`U`), unless some are None; objects are JSON."""
 
 DATATYPES: dict[str, np.dtype[Any]] = {**DTYPES, "BYTES": np.dtype(np.str_)}
 """The element type of each datatype of the Open Inference Protocol; BYTES are strings here."""
@@ -27,6 +27,10 @@ class Tensor:
     """-1 is any size, () is one value a row."""
     features: list[str] = field(default_factory=list[str])
     nullable: bool = False
+    max_size: int | None = None
+    """Largest size of its free axes that the model was seen to take, where it fails on larger ones."""
+    members: dict[str, Any] = field(default_factory=dict[str, Any])
+    """What model.json says of it besides, where the model's own code tells: `json_schema`, `default`, `image`."""
 
     @staticmethod
     def from_json(members: Mapping[str, Any]) -> Tensor:

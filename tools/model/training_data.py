@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +19,9 @@ from tools.model.tensors import Array, Tensor, Tensors
 MAX_ROWS = 10_000
 """Rows drawn from a larger file: enough for a profile, and the model has to run on each."""
 _RANDOM_ROWS = 256
+_MIN_RANDOM_ROWS = 8
+_RANDOM_VALUES = 2**22
+"""Values of all made-up rows of an input together, unless that leaves fewer than 8 rows."""
 ANY_SIZE = 8
 """Stands for -1 in the shape of made-up rows."""
 _SEED = 7
@@ -130,11 +135,15 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def feed(table: Table | None, inputs: list[Tensor]) -> Tensors:
-    """Take the model's inputs from the table, or make them up without one; ModelError when the two do not fit."""
+def feed(table: Table | None, inputs: list[Tensor], sizes: Mapping[str, tuple[int, ...]] | None = None) -> Tensors:
+    """Take the model's inputs from the table, or make them up without one; ModelError when the two do not fit.
+
+    `sizes` are the made-up rows' shapes by input, where the model does not take just any size.
+    """
     if table is None:
-        generator = np.random.default_rng(_SEED)
-        return {tensor.name: _random(generator, tensor) for tensor in inputs}
+        shapes = {tensor.name: (sizes or {}).get(tensor.name) or _any_size(tensor) for tensor in inputs}
+        largest = max(math.prod(shape) for shape in shapes.values())
+        return made_up(inputs, shapes, min(_RANDOM_ROWS, max(_MIN_RANDOM_ROWS, _RANDOM_VALUES // largest)))
     return {tensor.name: _array(table, tensor, alone=len(inputs) == 1) for tensor in inputs}
 
 
@@ -211,8 +220,20 @@ def _cast(table: Table, tensor: Tensor, name: str, array: Array) -> Array:
     return cast
 
 
-def _random(generator: np.random.Generator, tensor: Tensor) -> Array:
-    shape = (_RANDOM_ROWS, *(ANY_SIZE if size == -1 else size for size in tensor.row_shape))
+def made_up(inputs: list[Tensor], shapes: Mapping[str, tuple[int, ...]], rows: int) -> Tensors:
+    """Make up rows of these shapes; the first one is zeros, the example where there is no better one."""
+    generator = np.random.default_rng(_SEED)
+    found = {tensor.name: _random(generator, tensor, (rows, *shapes[tensor.name])) for tensor in inputs}
+    for array in found.values():
+        array[0] = "" if array.dtype.kind == "U" else 0
+    return found
+
+
+def _any_size(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(ANY_SIZE if size == -1 else size for size in tensor.row_shape)
+
+
+def _random(generator: np.random.Generator, tensor: Tensor, shape: tuple[int, ...]) -> Array:
     if tensor.dtype.kind == "U":
         return generator.choice(np.array(["a", "b", "c"]), shape)
     if tensor.dtype.kind == "f":

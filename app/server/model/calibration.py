@@ -43,9 +43,12 @@ class Calibration:
     """Cost of each of these rows, see Model.row_cost; 1 where all rows are alike."""
 
 
-def calibrate(model: Model, row: Tensors) -> Calibration:
-    """Time runs on copies of `row`, doubling their number. A StartError if the model cannot run several at once."""
-    row = _typical_row(model, row)
+def calibrate(model: Model, row: Tensors, example_seconds: float = 0.0) -> Calibration:
+    """Time runs on copies of `row`, doubling their number. A StartError if the model cannot run several at once.
+
+    `example_seconds` is what the example took; a model that takes long is run once more, and no more.
+    """
+    row = _typical_row(model, row, example_seconds)
     row_cost = model.row_cost(row)
     search_ends = time.perf_counter() + _SEARCH_SECONDS
     size = model.manifest.fixed_rows or 1
@@ -70,13 +73,13 @@ def calibrate(model: Model, row: Tensors) -> Calibration:
     best_rows = max(rows for rows, taken in per_row.items() if taken <= fastest * _BATCH_COST_TOLERANCE)
     return Calibration(
         best_rows=best_rows,
-        inline_rows=0 if model.prepares else max(inline, default=0),
+        inline_rows=max(inline, default=0) if model.may_run_inline else 0,
         seconds_per_row=per_row[best_rows],
         row_cost=row_cost if model.sizes_vary else 1,
     )
 
 
-def _typical_row(model: Model, row: Tensors) -> Tensors:
+def _typical_row(model: Model, row: Tensors, seconds: float) -> Tensors:
     """Double the example's axes of any size while the model takes it: an example is short, what clients send is not.
 
     Up to a sixteenth of the maximum: to 128, unless model.json has another.
@@ -86,7 +89,6 @@ def _typical_row(model: Model, row: Tensors) -> Tensors:
         for tensor in model.manifest.inputs
     }
     maxima = {tensor.name: tensor.max_size for tensor in model.manifest.inputs}
-    seconds = 0.0
     while any(free.values()) and seconds * 4 <= _MAX_RUN_SECONDS:  # as attention takes for twice the length
         longer: Tensors = {}
         for name, array in row.items():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from .inputs import Inputs, PlainRow, stack
 from .manifest import Manifest, read_manifest
 from .pixels import PixelReader
 from .tensors import Array, Tensors, fits
+
+if TYPE_CHECKING:
+    from .python_backend import PythonBackend
 
 MAX_RUN_ROWS = 1024
 MAX_RUN_COST = 2**22
@@ -36,18 +39,23 @@ class Backend(Protocol):
 class Model:
     """A loaded model, with what its folder says about it. It is an Engine for the Batcher."""
 
-    def __init__(self, manifest: Manifest, backend: Backend, hooks: Hooks | None) -> None:
+    def __init__(
+        self, manifest: Manifest, backend: Backend, hooks: Hooks | None, author: PythonBackend | None = None
+    ) -> None:
+        """`author` is the backend where that is the author's code, which checks its own answers."""
         self.manifest = manifest
         self._backend = backend
         self._hooks = hooks
-        self._row_shapes = (
-            {} if hooks and hooks.postprocesses else {each.name: manifest.row_shape(each) for each in manifest.outputs}
-        )
+        self._author = author
+        unchecked = author or (hooks and hooks.postprocesses)
+        self._row_shapes = {} if unchecked else {each.name: manifest.row_shape(each) for each in manifest.outputs}
         self._pixels = {
             tensor.name: PixelReader(tensor, manifest.row_shape(tensor)) for tensor in manifest.inputs if tensor.image
         }
         self._fixed_rows = manifest.fixed_rows
-        self.prepares = bool(self._pixels)
+        self.prepares = bool(self._pixels) or bool(author and author.converts)
+        self.may_run_inline = author is None and not self.prepares
+        """Whether a short run may hold up the event loop: nobody knows what the author's code may wait for."""
         pixels = sum(math.prod(manifest.row_shape(tensor)) for tensor in manifest.inputs if tensor.image)
         self._max_decoded_rows = max(self._fixed_rows or 1, MAX_RUN_COST // pixels) if pixels else sys.maxsize
         self.sizes_vary = manifest.sizes_vary
@@ -72,8 +80,12 @@ class Model:
         return max(values, longest**2)
 
     def prepare(self, inputs: Inputs) -> Inputs:
-        """Decode one request's pictures to pixels, unless they are so many that `run` does; all else stays as it is."""
-        if isinstance(inputs, PlainRow) or _rows(inputs) > self._max_decoded_rows:
+        """Decode one request's pictures to pixels, unless they are so many that `run` does, and JSON to code's types."""
+        if isinstance(inputs, PlainRow):
+            return inputs
+        if self._author and self._author.converts:
+            inputs = self._author.convert(inputs)
+        if _rows(inputs) > self._max_decoded_rows:
             return inputs
         return self._decode(inputs, 0)
 
@@ -118,6 +130,20 @@ class Model:
             if array.shape != (rows, *self._row_shapes.get(name, array.shape[1:])):
                 self._check_output(name, array, rows)
         return self._hooks.postprocess(outputs, rows) if self._hooks else outputs
+
+    @property
+    def streams(self) -> bool:
+        """Whether `stream` can be asked."""
+        return self.manifest.predictor is not None and self.manifest.predictor.streams
+
+    def stream(self, inputs: Inputs) -> Iterator[Any]:
+        """Yield the answer to one row piece by piece, each as JSON has it; closing it ends the author's generator.
+
+        Every step may take long, and raises a Problem where the row is refused or the code fails.
+        """
+        if self._author is None:
+            raise Problem(406, "no_stream", "the model does not stream")
+        yield from self._author.stream(self.join([self.prepare(inputs)]))
 
     def _check_output(self, name: str, array: Array, rows: int) -> None:
         wanted = [rows, *self._row_shapes.get(name, array.shape[1:])]
@@ -165,6 +191,11 @@ def _joined(join: Callable[[list[Array]], Array], runs: list[Tensors]) -> Tensor
 def load_model(folder: Path) -> Model:
     """Read the model folder; a StartError says what is missing, broken or does not fit together."""
     manifest = read_manifest(folder / "model.json")
+    if manifest.format == "python":
+        from . import python_backend
+
+        author = python_backend.open_model(folder, manifest)
+        return Model(manifest, author, None, author)
     hooks = load_hooks(folder, manifest)
     if manifest.format == "pt2":
         from . import torch_backend as backend

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, cast
 
@@ -232,11 +233,31 @@ def check_hooks(manifest: Manifest, code: bytes) -> None:
         )
 
 
+def check_predictor(manifest: Manifest, files: Mapping[str, bytes]) -> None:
+    """Raise a ValueError unless the manifest declares exactly `files`, the folder's Python files by path."""
+    declared = {} if manifest.predictor is None else manifest.predictor.sha256
+    for name in sorted(declared.keys() | files.keys()):
+        if name not in files:
+            raise ValueError(f"{name} does not exist, and model.json declares it")
+        if name not in declared:
+            raise ValueError(
+                f"{name} is code that model.json does not declare, so it does not run: "
+                "package the model again with `make model`, which writes its digest, or remove the file"
+            )
+        digest = hashlib.sha256(files[name]).hexdigest()
+        if digest != declared[name].lower():
+            raise ValueError(
+                f"{name} is not the file that model.json declares: its SHA-256 is {digest}, not {declared[name]}"
+            )
+
+
 def _check(manifest: Manifest) -> None:
     if not manifest.name or not manifest.version:
         raise ValueError("name and version must not be empty")
     if (manifest.format == "python") != (manifest.predictor is not None):
         raise ValueError('predictor says how the code of format "python" is called, and is for that format alone')
+    if manifest.predictor:
+        _check_predictor(manifest, manifest.predictor)
     for kind, tensors in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
         names = [tensor.name for tensor in tensors]
         if not names or "" in names or len(set(names)) < len(names):
@@ -250,6 +271,15 @@ def _check(manifest: Manifest) -> None:
         _check_output(tensor, manifest.row_shape(tensor))
     if manifest.profile:
         _check_profile(manifest, manifest.profile)
+
+
+def _check_predictor(manifest: Manifest, predictor: PredictorCode) -> None:
+    if manifest.batching != "dynamic":
+        raise ValueError(f'format "python" takes any number of rows: its batching is dynamic, not {manifest.batching}')
+    if manifest.hooks:
+        raise ValueError('format "python" has no hooks: what they would do is for predictor.py')
+    if predictor.streams and (predictor.call == "tensors" or len(manifest.outputs) != 1):
+        raise ValueError("a predictor that streams is called by row or batch, and has one output")
 
 
 def _check_keys(names: list[str]) -> None:

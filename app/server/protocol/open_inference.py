@@ -22,7 +22,7 @@ from .v2_tensors import TensorReader, pack
 
 _SERVER = "model-endpoint"
 _SERVER_VERSION = "0.1.0"
-_PLATFORMS = {"onnx": "onnxruntime_onnx", "pt2": "pytorch_pt2"}
+_PLATFORMS = {"onnx": "onnxruntime_onnx", "pt2": "pytorch_pt2", "python": "python"}
 _MAX_LENGTH_DIGITS = 18
 _MAX_LISTED_NAMES = 20
 

@@ -1,4 +1,4 @@
-"""A model that is ONNX already: checked, and rid of what only a notebook wants."""
+"""A model that is ONNX already: read, repaired, and run to find out its rows and sizes."""
 
 from __future__ import annotations
 
@@ -7,131 +7,158 @@ from typing import Any
 
 import numpy as np
 
-from server.model.onnx_file import has_external_data
 from tools.model import training_data
 from tools.model.batching import Batching
 from tools.model.conversion import Conversion
-from tools.model.errors import ModelError, explained
+from tools.model.converters import onnx_graph
+from tools.model.converters.onnx_graph import Sizes
+from tools.model.converters.onnx_layout import Layout, Search, Session
+from tools.model.errors import ModelError, one_line
 from tools.model.settings import Settings
 from tools.model.tensors import Tensor, datatype_of
 from tools.model.training_data import Table
 
 onnx: Any = import_module("onnx")
 
+_MAX_IR_VERSION = 13
+"""The newest that the server's ONNX Runtime reads."""
+_SCALES_BY_BATCH = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul"})
+"""Operators that quantize a batch by its largest value, so that rows depend on each other by a rounding of a 256th."""
+
 
 def convert(settings: Settings, table: Table | None) -> Conversion:
-    """Keep the model, with plain tensors for outputs."""
-    content = settings.source.read_bytes()
-    if has_external_data(content):
-        raise ModelError(
-            f"{settings.source.name} keeps weights in other files, which is refused, because it could name any file:\n"
-            "  onnx.save(onnx.load('model.onnx'), 'one.onnx') writes a single one"
-        )
-    model = parse(settings.source.name, content)
-    labels = remove_zipmaps(model)
-    share_row_symbol(model)
-    with explained(f"{settings.source.name} breaks the rules of ONNX"):
-        onnx.checker.check_model(model, full_check=True)
-    batching = batching_of(settings, model)
-    inputs = training_data.with_features(table, signature(settings, model, batching))
+    """Keep the model, with plain tensors for inputs and outputs, and its rows first."""
+    notes: list[str] = []
+    model = onnx_graph.read(settings.source, notes)
+    labels = onnx_graph.remove_zipmaps(model)
+    onnx_graph.repair(model)
+    onnx_graph.choose_outputs(model, settings.outputs, labels)
+    model.ir_version = min(model.ir_version, _MAX_IR_VERSION)
+    search = Search(
+        session=_session(settings, model),
+        inputs=_declared(settings, model),
+        outputs={value.name: onnx_graph.sizes(value) for value in model.graph.output},
+        tensors=signature(settings, model),
+        asked=settings.batching,
+        table=table,
+    )
+    layout = search.layout()
+    batching = _batching(settings, model, layout, notes)
+    row_shapes = {tensor.name: tensor.row_shape for tensor in layout.inputs} | layout.output_rows
+    if layout.batching.mode != "none":
+        onnx_graph.put_rows_first(model, layout.axes, {name: len(shape) for name, shape in row_shapes.items()})
+    # A fixed number of rows of a model that takes any is the server's to keep: its file says so as before.
+    onnx_graph.declare(model, batching, row_shapes)
     return Conversion(
         model=model.SerializeToString(),
-        inputs=inputs,
-        feed=training_data.feed(table, inputs),
+        inputs=layout.inputs,
+        feed=training_data.feed(table, layout.inputs, layout.made_up),
         batching=batching,
         labels=labels,
+        notes=notes,
         versions={"onnx": onnx.__version__},
     )
 
 
-def parse(name: str, content: bytes) -> Any:
-    """Read the model; ModelError when it is none."""
-    with explained(f"{name} is not an ONNX model"):
-        return onnx.load_model_from_string(content)
+def _session(settings: Settings, model: Any) -> Session:
+    """Load the model; ModelError when ONNX Runtime does not, with what the rules of ONNX say about that."""
+    try:
+        return Session(model.SerializeToString())
+    except Exception as error:  # ONNX Runtime's own exceptions share no base class
+        reason = error
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as broken:  # the checker's and protobuf's
+        raise ModelError(f"{settings.source.name} breaks the rules of ONNX: {one_line(broken)}") from None
+    raise ModelError(f"ONNX Runtime cannot load {settings.source.name}: {one_line(reason)}")
 
 
-def remove_zipmaps(model: Any) -> dict[str, list[str]]:
-    """Take out each ZipMap, which makes a dict of a row's probabilities; return the classes' names by output."""
-    labels: dict[str, list[str]] = {}
-    for node in [node for node in model.graph.node if node.op_type == "ZipMap"]:
-        values = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-        classes: list[Any] = values.get("classlabels_strings") or values.get("classlabels_int64s") or []
-        names = [each.decode() if isinstance(each, bytes) else str(each) for each in classes]
-        for output in model.graph.output:
-            if output.name == node.output[0]:
-                labels[output.name] = names
-                shape = [None, len(names)]
-                output.CopyFrom(onnx.helper.make_tensor_value_info(output.name, onnx.TensorProto.FLOAT, shape))
-        node.CopyFrom(onnx.helper.make_node("Identity", [node.input[0]], [node.output[0]]))
-    return labels
-
-
-def share_row_symbol(model: Any) -> None:
-    """Give the outputs the inputs' symbol for rows, where a converter has declared one row."""
-    rows = {_sizes(value)[:1] for value in _inputs(model)}
-    if rows and all(size and not isinstance(size[0], int) for size in rows):
-        symbol = next((size[0] for size in rows if size[0]), "rows")
-        for value in model.graph.output:
-            dimensions = value.type.tensor_type.shape.dim
-            if len(dimensions) and dimensions[0].HasField("dim_value"):
-                dimensions[0].dim_param = symbol
-
-
-def batching_of(settings: Settings, model: Any) -> Batching:
-    """Tell how the model counts rows: as --batch says, else as its shapes do."""
-    if settings.batching.mode == "none":
-        return settings.batching
-    firsts = [_sizes(value)[:1] for value in [*_inputs(model), *model.graph.output]]
-    numbers = {first[0] for first in firsts if first and isinstance(first[0], int)}
-    if not all(firsts):
-        raise ModelError(
-            f"{settings.source.name} has inputs or outputs without rows: if it takes one row a run, --batch none"
+def _batching(settings: Settings, model: Any, layout: Layout, notes: list[str]) -> Batching:
+    """How many rows a run has: as --batch says, where the model leaves that open."""
+    found, asked = layout.batching, settings.batching
+    if asked.mode == "fixed" and asked != found:
+        if found.mode != "dynamic":
+            raise ModelError(
+                f"--batch {asked.rows}: {settings.source.name} says itself how many rows it takes, {found.rows or 1}"
+            )
+        return asked
+    if found.mode == "dynamic" and layout.dependence == "rows":
+        operators = sorted({node.op_type for node in model.graph.node} & _SCALES_BY_BATCH)
+        if operators:
+            notes.append(
+                f"{operators[0]} makes a row's answer depend on those beside it, so each runs alone (--batch 1)"
+            )
+            return Batching("fixed", 1)
+    if layout.dependence == "chance":
+        notes.append(
+            "the same row gets another answer each time: the model draws random numbers, or was exported in training"
         )
-    if not numbers:
-        return Batching()
-    if len(numbers) > 1 or not all(isinstance(first[0], int) for first in firsts):
-        shapes = {value.name: list(_sizes(value)) for value in [*_inputs(model), *model.graph.output]}
-        raise ModelError(
-            f"{settings.source.name}: the inputs and outputs do not start with the same rows: {shapes}.\n"
-            "  If the model takes one row a run, --batch none; else export it again with a dynamic first dimension"
-        )
-    return Batching("fixed", numbers.pop())
+    moved = {name: axis for name, axis in layout.axes.items() if axis}
+    if moved:
+        listed = ", ".join(f"axis {axis} of {name}" for name, axis in moved.items())
+        notes.append(f"the rows are {listed}, and come first in what clients send and get")
+    if found.rows == 1 and None in layout.axes.values():
+        shared = ", ".join(name for name, axis in layout.axes.items() if axis is None)
+        notes.append(f"{shared} has no rows, so each row runs alone")
+    if found.mode == "none" and asked.mode != "none":
+        notes.append("inputs and outputs have no rows in common, so a request's rows are run one by one (--batch none)")
+    return found
 
 
-def signature(settings: Settings, model: Any, batching: Batching) -> list[Tensor]:
-    """Describe the inputs as the graph declares them."""
+def _declared(settings: Settings, model: Any) -> dict[str, Sizes]:
+    """The inputs' shapes, with the sizes that --input gives for those that the file leaves open."""
+    shapes = {value.name: onnx_graph.sizes(value) for value in onnx_graph.inputs(model)}
+    given = settings.inputs
+    if not given:
+        return shapes
+    has = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+    if len(given) > len(shapes) or any(tensor.name not in shapes for tensor in given if tensor.name):
+        raise ModelError(f"--input does not fit the model, which takes {has}")
+    for tensor, position in zip(given, shapes, strict=False):
+        name = tensor.name or position
+        shapes[name] = _narrowed(name, shapes[name], tensor)
+    return shapes
+
+
+def _narrowed(name: str, shape: Sizes, tensor: Tensor) -> Sizes:
+    """Fill in a row's sizes behind the rows, or a whole shape's, where it has no rows."""
+    row = tensor.row_shape
+    ahead = len(shape) - len(row)
+    sizes = shape[ahead:]
+    if ahead not in (0, 1) or any(
+        given != -1 and isinstance(size, int) and given != size for given, size in zip(row, sizes, strict=True)
+    ):
+        raise ModelError(f"--input {tensor} does not fit {name} of the model, which is {list(shape)} with its rows")
+    return (*shape[:ahead], *(size if given == -1 else given for given, size in zip(row, sizes, strict=True)))
+
+
+def signature(settings: Settings, model: Any) -> list[Tensor]:
+    """Describe the inputs' types; a row's shape follows from where the rows are."""
     tensors: list[Tensor] = []
-    for value in _inputs(model):
-        if not value.type.HasField("tensor_type"):
-            raise ModelError(f"input {value.name} is not a tensor, and the server takes only those")
+    values = onnx_graph.inputs(model)
+    for value in values:
+        if onnx_graph.kind(value) != "tensor":
+            raise ModelError(
+                f"input {value.name} is a {onnx_graph.kind(value)}, and the server takes tensors only.\n"
+                f"  {onnx_graph.OWN_RUNTIME}"
+            )
         number = value.type.tensor_type.elem_type
         is_text = number == onnx.TensorProto.STRING
         dtype = np.dtype(np.str_) if is_text else onnx.helper.tensor_dtype_to_np_dtype(number)
         try:
             datatype = datatype_of(dtype)
         except ValueError:
-            raise ModelError(f"input {value.name} has values of type {dtype}, which no client can send") from None
-        sizes = tuple(size if isinstance(size, int) else -1 for size in _sizes(value))
+            raise ModelError(
+                f"input {value.name} has values of type {dtype}, which no client can send: export the model with"
+                f" float32 inputs, or {onnx_graph.OWN_RUNTIME}"
+            ) from None
         tensors.append(
             Tensor(
                 name=value.name,
                 datatype=datatype,
-                row_shape=batching.row_shape(sizes),
+                row_shape=(),
                 nullable=settings.nullable and dtype.kind == "f",
-                features=settings.features if len(_inputs(model)) == 1 else [],
+                features=settings.features if len(values) == 1 else [],
             )
         )
     return tensors
-
-
-def _inputs(model: Any) -> list[Any]:
-    """The inputs without the initializers, which old files list among them."""
-    initializers = {tensor.name for tensor in model.graph.initializer}
-    return [value for value in model.graph.input if value.name not in initializers]
-
-
-def _sizes(value: Any) -> tuple[int | str, ...]:
-    return tuple(
-        dimension.dim_value if dimension.HasField("dim_value") else dimension.dim_param
-        for dimension in value.type.tensor_type.shape.dim
-    )

@@ -10,7 +10,7 @@ from typing import Any
 from tools.model import training_data
 from tools.model.conversion import Conversion
 from tools.model.converters import torch_network
-from tools.model.converters.onnx import parse
+from tools.model.converters.onnx_graph import parse
 from tools.model.errors import ModelError, explained, first_line
 from tools.model.settings import Settings
 from tools.model.training_data import Table

@@ -9,7 +9,7 @@ import numpy as np
 
 from tools.model import training_data
 from tools.model.conversion import COMPARED_ROWS, Conversion
-from tools.model.converters.onnx import share_row_symbol
+from tools.model.converters.onnx_graph import share_row_symbol
 from tools.model.errors import ModelError, explained, named
 from tools.model.settings import Settings
 from tools.model.tensors import Array, Tensor, Tensors
