@@ -7,7 +7,7 @@ export STACK
 run := @tools/python -m tools.run
 
 .DEFAULT_GOAL := help
-.PHONY: help up preview output down model env test check e2e bench docs pictures lock
+.PHONY: help up preview output down model example env test check e2e bench docs pictures lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):.* ## /\1\t/p' Makefile | tr -s '$$' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
@@ -27,6 +27,9 @@ down: ## destroy what the stack made
 
 model: ## package a model file: FROM=model.pth CLASS=net.py:Net DATA=train.csv; without FROM: what can be set
 	@tools/python -m tools.model.make $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
+
+example: ## package one of the worked examples: NAME=chat, credit, movies, photos or sentences
+	@tools/python -m tools.example $(NAME)
 
 env: ## print the shell lines for bare `pulumi` commands: eval "$$(make -s env)"
 	$(run) env
