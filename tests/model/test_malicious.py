@@ -152,7 +152,7 @@ def _refused(files: Path, *arguments: str) -> Outcome:
     assert outcome.status == 1
     assert not list(files.glob("*.ran")), "the payload ran"
     assert not outcome.folder.exists()
-    assert outcome.errors.splitlines()[-1].startswith(("error: ", "  ")), outcome.errors
+    assert any(line.startswith("error: ") for line in outcome.errors.splitlines()), outcome.errors
     return outcome
 
 
@@ -244,4 +244,4 @@ def test_weights_in_another_file(tmp_path: Path) -> None:
     )
     (tmp_path / "model.onnx").write_bytes(helper.make_model(graph, ir_version=8).SerializeToString())
     outcome = _refused(tmp_path, "model.onnx")
-    assert "keeps weights in other files" in outcome.errors
+    assert "has weights in /etc/passwd, which is not in its folder, and was not read" in outcome.errors
