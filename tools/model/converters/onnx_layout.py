@@ -246,8 +246,11 @@ class Search:
     def _bounded(
         self, reading: Reading, layout: Layout, shapes: Mapping[str, Sizes], sizes: Mapping[str, int]
     ) -> list[Tensor]:
-        """Find the largest free size, where that is below the default maximum: all are raised together."""
-        if not sizes or len(set(sizes.values())) > 1:
+        """Find the largest free size, where that is below the default maximum: all are raised together.
+
+        Not with a number beside them, such as a sampling rate, which may decide what sizes run: it is made up here.
+        """
+        if not sizes or len(set(sizes.values())) > 1 or any(not tensor.row_shape for tensor in layout.inputs):
             return layout.inputs
 
         def runs(size: int) -> bool | None:
